@@ -1,0 +1,146 @@
+"""The output file, known to the byte before the first layer is computed: every tensor's name, dtype, shape and offset.
+
+The three formats are those ComfyUI reads (its QUANTIZATION.md, and comfy/ops.py and comfy/utils.py of v0.33.0):
+"comfy_quant" the current one, "scaled_fp8" the legacy one, "universal" both in one file.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from . import __version__
+from .dtypes import ITEM_BYTES, byte_count
+from .families import DROP, QUANTIZE
+from .plan import LayerPlan, Plan
+
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the output: `start` is its absolute offset."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Header bytes, all entries by name, the constant ones' content, and the file's total size."""
+
+    header: bytes
+    entries: Mapping[str, Entry]
+    constants: Mapping[str, bytes]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What calibration decides for one layer before the run: the input's scale (float) and its matmul."""
+
+    input_scale: float | None = None
+    full_precision: bool = True
+
+
+def make_layout(plan: Plan, options: Mapping[str, LayerOptions]) -> Layout:
+    """Lay out the result of `plan`; `options` by layer name, missing ones are the settings' own."""
+    default = LayerOptions(full_precision=plan.settings.matmul == "full_precision")
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    constants: dict[str, bytes] = {}
+    described: dict[str, dict[str, object]] = {}
+    for layer in plan.layers:
+        if layer.action == DROP:
+            continue
+        if layer.action != QUANTIZE:
+            shapes[layer.name] = (layer.dtype, layer.shape)
+            continue
+        choice = options.get(layer.layer, default)
+        described[layer.layer] = _description(choice)
+        _add_layer(shapes, constants, layer, plan, choice)
+    if plan.settings.format != "comfy_quant":
+        marker = 2 if plan.settings.matmul == "full_precision" else 0
+        shapes[f"{plan.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
+        constants[f"{plan.prefix}scaled_fp8"] = bytes(marker)
+    return _place(shapes, constants, _metadata(plan, described))
+
+
+def scalar_names(layer: str, plan: Plan) -> tuple[str, ...]:
+    """The float32 scalars that hold one layer's weight scale."""
+    names = {"universal": ("weight_scale", "scale_weight"), "comfy_quant": ("weight_scale",),
+             "scaled_fp8": ("scale_weight",)}[plan.settings.format]
+    if plan.settings.format == "scaled_fp8" and _published_input_scale(plan):
+        names += ("scale_input",)
+    return tuple(f"{layer}.{name}" for name in names)
+
+
+def float32_bytes(value: float) -> bytes:
+    """The value as a little-endian float32."""
+    return struct.pack("<f", value)
+
+
+def _published_input_scale(plan: Plan) -> bool:
+    # The published script repeats the weight's scale as T5's scale_input. It is harmless only where the input is
+    # never rounded to FP8, so a file that allows FP8 matmul does not get it.
+    return plan.family.writes_input_scale and plan.settings.matmul == "full_precision"
+
+
+def _description(choice: LayerOptions) -> dict[str, object]:
+    conf: dict[str, object] = {"format": "float8_e4m3fn"}
+    if choice.full_precision:
+        conf["full_precision_matrix_mult"] = True
+    return conf
+
+
+def _add_layer(shapes: dict[str, tuple[str, tuple[int, ...]]], constants: dict[str, bytes], layer: LayerPlan,
+               plan: Plan, choice: LayerOptions) -> None:
+    shapes[layer.name] = ("F8_E4M3", layer.shape)
+    for name in scalar_names(layer.layer, plan):
+        # The published script writes one-element vectors; the current form is a scalar.
+        shapes[name] = ("F32", () if name.endswith(".weight_scale") else (1,))
+    if plan.settings.format != "scaled_fp8":
+        content = json.dumps(_description(choice)).encode()
+        shapes[f"{layer.layer}.comfy_quant"] = ("U8", (len(content),))
+        constants[f"{layer.layer}.comfy_quant"] = content
+    if choice.input_scale is not None:
+        for key, wanted in (("input_scale", "scaled_fp8"), ("scale_input", "comfy_quant")):
+            if plan.settings.format != wanted:
+                shapes[f"{layer.layer}.{key}"] = ("F32", () if key == "input_scale" else (1,))
+                constants[f"{layer.layer}.{key}"] = float32_bytes(choice.input_scale)
+
+
+def _metadata(plan: Plan, described: Mapping[str, dict[str, object]]) -> dict[str, str]:
+    metadata = dict(plan.checkpoint.metadata)
+    if plan.settings.format == "universal":
+        metadata["_quantization_metadata"] = json.dumps({"format_version": "1.0", "layers": described})
+    recipe = {"version": __version__, "source": plan.checkpoint.name, "family": plan.family.name,
+              **plan.settings.recipe()}
+    metadata["tpec"] = json.dumps(recipe)
+    return metadata
+
+
+def _place(shapes: Mapping[str, tuple[str, tuple[int, ...]]], constants: Mapping[str, bytes],
+           metadata: Mapping[str, str]) -> Layout:
+    # Wide items first keeps every tensor aligned to its item size, as the reference writer does.
+    names = sorted(shapes, key=lambda name: -ITEM_BYTES.get(shapes[name][0], 1))
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name in names:
+        code, shape = shapes[name]
+        size = byte_count(code, shape)
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    start = 8 + len(text)
+    entries = {}
+    for name in names:
+        code, shape = shapes[name]
+        first, last = header[name]["data_offsets"]
+        entries[name] = Entry(name, code, shape, start + first, last - first)
+    return Layout(struct.pack("<Q", len(text)) + text, entries, dict(constants), start + at)
+
+

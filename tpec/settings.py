@@ -1,0 +1,59 @@
+"""What the user asks for, checked before anything is read."""
+
+import re
+from dataclasses import asdict, dataclass
+
+from .errors import TpecError
+
+METHODS = ("tpec", "nearest")
+FORMATS = ("universal", "comfy_quant", "scaled_fp8")
+MATMULS = ("full_precision", "fp8")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One quantization job's choices; `top_k` and `num_iter` None mean the method's own defaults.
+
+    `include` and `exclude` are regular expressions searched in tensor names. Raises TpecError on a bad value.
+    """
+
+    family: str = "auto"
+    method: str = "tpec"
+    format: str = "universal"
+    matmul: str = "full_precision"
+    keep_distillation: bool = False
+    t5xxl: bool = False
+    top_k: int | None = None
+    num_iter: int | None = None
+    include: str = ""
+    exclude: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, METHODS)
+        _one_of("format", self.format, FORMATS)
+        _one_of("matmul", self.matmul, MATMULS)
+        if self.top_k is not None and self.top_k < 1:
+            raise TpecError(f"top_k is {self.top_k}: it must be at least 1.")
+        if self.num_iter is not None and self.num_iter < 0:
+            raise TpecError(f"num_iter is {self.num_iter}: it must be 0 or more.")
+        _expression("include", self.include)
+        _expression("exclude", self.exclude)
+
+    def recipe(self) -> dict[str, object]:
+        """The choices that differ from the defaults or name the method, for the file's metadata."""
+        always = ("method", "format", "matmul")
+        default = Settings()
+        return {name: value for name, value in asdict(self).items()
+                if name in always or value != getattr(default, name)}
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise TpecError(f"{name} is '{value}': it must be one of {', '.join(allowed)}.")
+
+
+def _expression(name: str, value: str) -> None:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise TpecError(f"The {name} pattern '{value}' is not a regular expression: {error}.") from None

@@ -1,0 +1,207 @@
+"""The file being written: positional writes, a journal of what is durable, and an atomic end.
+
+`NAME.partial` grows beside the output; `NAME.partial.journal*` list the finished tensors, each line written only after
+the data it speaks of was synced. So a run that was killed can be resumed, and nothing under NAME is ever half a file.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from .errors import TpecError
+from .layout import Layout
+
+_SYNC_BYTES = 256 << 20
+_SYNC_SECONDS = 5.0
+
+
+def partial_path(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+def journal_paths(output: Path) -> list[Path]:
+    partial = partial_path(output)
+    return sorted(partial.parent.glob(_glob_escape(partial.name) + ".journal*")) if partial.parent.is_dir() else []
+
+
+def _glob_escape(name: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def job_digest(layout: Layout, identity: dict[str, object], recipe: dict[str, object]) -> str:
+    """One hash of all that decides the output's bytes: its header, the source's identity, the settings."""
+    text = json.dumps([hashlib.sha256(layout.header).hexdigest(), identity, recipe], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def create(output: Path, layout: Layout) -> None:
+    """Make a fresh spool file of full size with header and constants. Raises TpecError when the disk is too small."""
+    discard(output)
+    free = shutil.disk_usage(output.parent).free
+    if free < layout.nbytes:
+        raise TpecError(f"The disk of {output.parent} has {free / 1e9:.2f} GB free and the result needs "
+                        f"{layout.nbytes / 1e9:.2f} GB: make room or choose another folder.")
+    with SpoolFile(output, layout) as spool:
+        spool.allocate()
+        for name, content in layout.constants.items():
+            spool.write(name, content)
+
+
+def discard(output: Path) -> None:
+    """Remove the spool file and its journals, if any."""
+    for path in [*journal_paths(output), partial_path(output)]:
+        path.unlink(missing_ok=True)
+
+
+def finish(output: Path) -> None:
+    """Make the spool file durable and give it the output's name in one step."""
+    partial = partial_path(output)
+    with open(partial, "r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, output)
+    sync_folder(output.parent)
+    for path in journal_paths(output):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system can (not on Windows)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class SpoolFile:
+    """One writer's handle to the spool file; several may write different tensors at once."""
+
+    def __init__(self, output: Path, layout: Layout) -> None:
+        self._output = output
+        self._layout = layout
+        partial = partial_path(output)
+        with _disk_errors(output):
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            self._file = os.fdopen(os.open(partial, flags, 0o644), "r+b", buffering=0)
+
+    def __enter__(self) -> "SpoolFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def allocate(self) -> None:
+        with _disk_errors(self._output):
+            self._file.truncate(self._layout.nbytes)
+            self._put(0, self._layout.header)
+
+    def write(self, name: str, data: bytes | memoryview, offset: int = 0) -> None:
+        """Write bytes of tensor `name` from `offset` within it."""
+        with _disk_errors(self._output):
+            self._put(self._layout.entries[name].start + offset, data)
+
+    def sync(self) -> None:
+        with _disk_errors(self._output):
+            os.fsync(self._file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _put(self, at: int, data: bytes | memoryview) -> None:
+        self._file.seek(at)
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view):
+            done += self._file.write(view[done:])
+
+
+class Journal:
+    """What one writer has finished. `record` notes a tensor; the line reaches the disk after the tensor's bytes did."""
+
+    def __init__(self, output: Path, digest: str, lane: int, spool: SpoolFile) -> None:
+        self._spool = spool
+        self._output = output
+        self._pending: list[str] = []
+        self._bytes = 0
+        self._synced = time.monotonic()
+        path = partial_path(output)
+        self._file = open(path.with_name(f"{path.name}.journal{lane}"), "a", encoding="utf-8")
+        self._pending.append(json.dumps({"job": digest}))
+
+    def record(self, name: str, nbytes: int, facts: dict[str, object] | None = None) -> None:
+        self._pending.append(json.dumps({"done": name, "facts": facts}))
+        self._bytes += nbytes
+        if self._bytes >= _SYNC_BYTES or time.monotonic() - self._synced > _SYNC_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sync the data, then the lines that say it is there."""
+        self._spool.sync()
+        with _disk_errors(self._output):
+            self._file.write("".join(line + "\n" for line in self._pending))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._pending.clear()
+        self._bytes = 0
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, object] | None] | None:
+    """Finished tensors and their facts of an earlier run, None when there is none.
+
+    Raises TpecError when what is there belongs to another job.
+    """
+    partial = partial_path(output)
+    journals = journal_paths(output)
+    if not partial.exists() or not journals:
+        return None
+    done: dict[str, dict[str, object] | None] = {}
+    for path in journals:
+        for line in _whole_lines(path):
+            if "job" in line and line["job"] != digest:
+                raise TpecError(f"{partial.name} cannot be resumed: the source file or a setting changed since it was "
+                                "begun; delete it, or run without --resume to start over.")
+            if "done" in line:
+                done[line["done"]] = line["facts"]
+    with open(partial, "rb") as file:
+        if file.read(len(layout.header)) != layout.header or partial.stat().st_size != layout.nbytes:
+            raise TpecError(f"{partial.name} cannot be resumed: it is not what its journal says; run without --resume "
+                            "to start over.")
+    return done
+
+
+def _whole_lines(path: Path) -> list[dict[str, object]]:
+    """The journal's lines; a last one that was cut by a crash does not count."""
+    text = path.read_text("utf-8")
+    lines = []
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+class _disk_errors:  # noqa: N801 - used as a statement
+    """Turn a full or failing disk into one sentence."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TpecError(f"The disk of {self._output.parent} is full: make room or choose another folder; "
+                            f"nothing was written as {self._output.name}.") from None
+        raise TpecError(f"{self._output} cannot be written: {error.strerror}.") from None

@@ -201,7 +201,7 @@ class _disk_errors:  # noqa: N801 - used as a statement
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, OSError):
             return
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise TpecError(f"The disk of {self._output.parent} is full: make room or choose another folder; "
                             f"nothing was written as {self._output.name}.") from None
         raise TpecError(f"{self._output} cannot be written: {error.strerror}.") from None

@@ -1,0 +1,34 @@
+"""The sequential inner step: round one block of columns, each aware of the errors of those before it."""
+
+from collections.abc import Callable
+
+import torch
+
+from ..grid import round_to_grid
+
+#: (targets [b, rows], base [b, rows], coupling [b, b]) -> values [b, rows]
+BlockRounder = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def round_block_torch(targets: torch.Tensor, base: torch.Tensor, coupling: torch.Tensor) -> torch.Tensor:
+    """values_j = grid(targets_j - sum_{i<j} coupling_ij (values_i - base_i)); only coupling above the diagonal counts.
+
+    `targets` is overwritten.
+    """
+    values = torch.empty_like(targets)
+    last = len(targets) - 1
+    for j, target in enumerate(targets):
+        values[j] = round_to_grid(target)
+        if j < last:
+            targets[j + 1:].addr_(coupling[j, j + 1:], values[j] - base[j], alpha=-1)
+    return values
+
+
+def block_rounder(device: torch.device) -> BlockRounder:
+    """The fastest implementation for a device; all agree within rounding ties."""
+    if device.type == "cuda":
+        from .triton_block import available, round_block_triton
+
+        if available():
+            return round_block_triton
+    return round_block_torch

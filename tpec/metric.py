@@ -1,0 +1,134 @@
+"""What a rounding error costs: the loss of a layer is tr(E M E^T) with E = Q - W and M an n x n positive matrix.
+
+Tensors here are transposed, [n, rows], so that a column of the weight is contiguous and a block of columns is a slice.
+M = U D U^T with U unit upper triangular gives the best continuous answer of the columns still open to the errors already
+made (Babai's nearest plane; Frantar et al. 2022, GPTQ, arXiv:2210.17323; Chen et al. 2025, arXiv:2507.18553):
+column j aims at w_j - sum_{i<j} U_ij e_i.
+"""
+
+from typing import Protocol
+
+import torch
+
+#: Columns rounded by one sequential kernel; the rest of the work is matrix products.
+BLOCK = 64
+
+
+class Metric(Protocol):
+    """The two linear maps that rounding needs, block of columns by block of columns.
+
+    `order` [n] puts the columns into rounding order; all else is in that order. `start(errors)` makes the running
+    state of a chunk of rows, `push` tells it that errors[begin:end] grew by `change`.
+    """
+
+    order: torch.Tensor
+    diagonal: torch.Tensor
+
+    def start(self, errors: torch.Tensor) -> torch.Tensor: ...
+
+    def push(self, state: torch.Tensor, begin: int, end: int, change: torch.Tensor) -> None: ...
+
+    def feedback(self, state: torch.Tensor, begin: int, end: int) -> torch.Tensor: ...
+
+    def feedback_coupling(self, begin: int, end: int) -> torch.Tensor: ...
+
+    def gradient(self, state: torch.Tensor, errors: torch.Tensor, begin: int, end: int) -> torch.Tensor: ...
+
+    def gradient_coupling(self, begin: int, end: int) -> torch.Tensor: ...
+
+    def loss(self, errors: torch.Tensor) -> torch.Tensor: ...
+
+
+class LowRankMetric:
+    """M = I + V diag(c) V^T: every weight counts, the k principal components count 1 + c times.
+
+    vectors [n, k] float32 with orthonormal columns, strength [k] float32 > 0, order [n] int64. No n x n matrix is made:
+    marginalising the columns after a block leaves I + V_B S V_B^T with S = (diag(1/c) + V_after^T V_after)^-1.
+    """
+
+    def __init__(self, vectors: torch.Tensor, strength: torch.Tensor, order: torch.Tensor) -> None:
+        self.order = order
+        self._vectors = vectors[order].contiguous()
+        self._strength = strength
+        self.diagonal = 1 + self._vectors.square() @ strength
+        self._prepare()
+
+    def _prepare(self) -> None:
+        n, k = self._vectors.shape
+        blocks = -(-n // BLOCK)
+        padded = torch.zeros(blocks * BLOCK, k, device=self._vectors.device)
+        padded[:n] = self._vectors
+        v = padded.view(blocks, BLOCK, k)
+        grams = v.mT @ v
+        after = grams.flip(0).cumsum(0).flip(0) - grams
+        s = torch.linalg.inv(after + torch.diag(1 / self._strength))
+        metric = torch.eye(BLOCK, device=v.device) + v @ s @ v.mT
+        coupling = unit_upper(metric)
+        pull = torch.linalg.solve(metric, v @ s)
+        # Shifted so that the kernel can measure every error from the weight itself.
+        self._pull = pull + coupling.triu(1).mT @ pull
+        self._coupling = coupling
+
+    def start(self, errors: torch.Tensor) -> torch.Tensor:
+        return self._vectors.mT @ errors
+
+    def push(self, state: torch.Tensor, begin: int, end: int, change: torch.Tensor) -> None:
+        state.addmm_(self._vectors[begin:end].mT, change)
+
+    def feedback(self, state: torch.Tensor, begin: int, end: int) -> torch.Tensor:
+        return self._pull[begin // BLOCK, : end - begin] @ state
+
+    def feedback_coupling(self, begin: int, end: int) -> torch.Tensor:
+        return self._coupling[begin // BLOCK, : end - begin, : end - begin].contiguous()
+
+    def gradient(self, state: torch.Tensor, errors: torch.Tensor, begin: int, end: int) -> torch.Tensor:
+        return errors[begin:end] + (self._vectors[begin:end] * self._strength) @ state
+
+    def gradient_coupling(self, begin: int, end: int) -> torch.Tensor:
+        v = self._vectors[begin:end]
+        return (v * self._strength) @ v.mT / self.diagonal[begin:end]
+
+    def loss(self, errors: torch.Tensor) -> torch.Tensor:
+        projected = self._vectors.mT @ errors
+        return errors.square().sum() + (projected.square().sum(1) * self._strength).sum()
+
+
+class DenseMetric:
+    """Any positive definite M [n, n] float32, for example a damped Gram matrix of activations; order [n] int64."""
+
+    def __init__(self, matrix: torch.Tensor, order: torch.Tensor) -> None:
+        self.order = order
+        self._matrix = matrix[order][:, order]
+        self.diagonal = self._matrix.diagonal().clone()
+        self._upper = unit_upper(self._matrix)
+
+    def start(self, errors: torch.Tensor) -> torch.Tensor:
+        return errors
+
+    def push(self, state: torch.Tensor, begin: int, end: int, change: torch.Tensor) -> None:
+        """The state is the errors themselves, which the caller has updated."""
+
+    def feedback(self, state: torch.Tensor, begin: int, end: int) -> torch.Tensor:
+        return self._upper[:begin, begin:end].mT @ state[:begin]
+
+    def feedback_coupling(self, begin: int, end: int) -> torch.Tensor:
+        return self._upper[begin:end, begin:end].contiguous()
+
+    def gradient(self, state: torch.Tensor, errors: torch.Tensor, begin: int, end: int) -> torch.Tensor:
+        return self._matrix[begin:end] @ errors
+
+    def gradient_coupling(self, begin: int, end: int) -> torch.Tensor:
+        return self._matrix[begin:end, begin:end] / self.diagonal[begin:end]
+
+    def loss(self, errors: torch.Tensor) -> torch.Tensor:
+        return (errors * (self._matrix @ errors)).sum()
+
+
+def unit_upper(matrix: torch.Tensor) -> torch.Tensor:
+    """U of matrix = U D U^T, unit upper triangular; batches allowed [..., n, n].
+
+    Raises torch.linalg.LinAlgError when the matrix is not positive definite.
+    """
+    lower = torch.linalg.cholesky(matrix.flip(-1, -2))
+    upper = lower.flip(-1, -2)
+    return upper / upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)

@@ -1,0 +1,63 @@
+"""Rounding on the FP8 grid by error feedback, then coordinate descent; one algorithm for every metric.
+
+All tensors are [n, rows] float32 in units of the scale, in the metric's column order.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from .grid import round_to_grid
+from .kernels import block_rounder
+from .metric import BLOCK, Metric
+
+#: Called between blocks; may raise to stop.
+Tick = Callable[[], None]
+
+
+def no_tick() -> None:
+    """For callers that need no progress."""
+
+
+def nearest(weights: torch.Tensor) -> torch.Tensor:
+    """Round to nearest, ties to even, saturating."""
+    return round_to_grid(weights)
+
+
+def feedback(weights: torch.Tensor, metric: Metric, tick: Tick = no_tick) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round column by column; each column makes up for the errors before it. Returns (values, errors)."""
+    round_block = block_rounder(weights.device)
+    values = torch.empty_like(weights)
+    errors = torch.zeros_like(weights)
+    state = metric.start(errors)
+    for begin in range(0, len(weights), BLOCK):
+        end = min(begin + BLOCK, len(weights))
+        base = weights[begin:end]
+        targets = base - metric.feedback(state, begin, end)
+        values[begin:end] = round_block(targets, base, metric.feedback_coupling(begin, end))
+        errors[begin:end] = values[begin:end] - base
+        metric.push(state, begin, end, errors[begin:end])
+        tick()
+    return values, errors
+
+
+def descend(values: torch.Tensor, errors: torch.Tensor, metric: Metric, tick: Tick = no_tick) -> torch.Tensor:
+    """One sweep of coordinate descent, in place: every weight moves to its best grid value given all others.
+
+    The loss never rises. Returns the number of weights that moved (a 0-d tensor on the device, not synchronised).
+    """
+    round_block = block_rounder(values.device)
+    state = metric.start(errors)
+    moved = torch.zeros((), dtype=torch.int64, device=values.device)
+    for begin in range(0, len(values), BLOCK):
+        end = min(begin + BLOCK, len(values))
+        old = values[begin:end]
+        pull = metric.gradient(state, errors, begin, end) / metric.diagonal[begin:end, None]
+        new = round_block(old - pull, old, metric.gradient_coupling(begin, end))
+        change = new - old
+        moved += change.count_nonzero()
+        values[begin:end] = new
+        errors[begin:end] += change
+        metric.push(state, begin, end, change)
+        tick()
+    return moved

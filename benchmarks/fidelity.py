@@ -149,7 +149,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibration-tokens", type=int, default=65536, help="MiniLM calibration text (default 65536)")
     parser.add_argument("--held-out-tokens", type=int, default=32768, help="MiniLM test text (default 32768)")
     parser.add_argument("--convert-iterations", type=int, default=500, help="convert-to-quant --num_iter (default 500)")
-    parser.add_argument("--timeout", type=float, default=0, help="seconds after which a peer is stopped (default never)")
+    parser.add_argument("--timeout", type=float, default=0, help="stop a peer after so many seconds")
     args = parser.parse_args()
     if bool(args.tinyflux) != bool(args.velocity_script):
         parser.error("--tinyflux and --velocity-script belong together")

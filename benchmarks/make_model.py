@@ -3,9 +3,9 @@
     python -m benchmarks.make_model big.safetensors --size 17
     python -m benchmarks.make_model small.safetensors --size 0.2 --hidden 512 --layout flux
 
-Blocks are added, two single ones for each double one as in the real models, until the size (in GB, 1e9 bytes) is reached;
---depth 19 38 gives the real depth. Values are random: normal with outliers, from a pool that is reused with other
-offsets, strengths and row scales, so writing is as fast as the disk.
+Blocks are added, two single ones for each double one as in the real models, until the size (GB of 1e9 bytes) is
+reached; --depth 19 38 gives the real depth. Values are random: normal with outliers, from a pool that is reused with
+other offsets, strengths and row scales, so writing is as fast as the disk.
 """
 
 import argparse
@@ -155,8 +155,8 @@ def main() -> None:
     begin = time.perf_counter()
     size = write_model(args.output, model_shapes(args.layout, args.hidden, doubles, singles), args.seed)
     seconds = time.perf_counter() - begin
-    print(f"{args.output.name}: {size / 1e9:.3f} GB, {args.layout}, hidden {args.hidden}, {doubles} double and {singles} "
-          f"single blocks, {seconds:.1f} s")
+    print(f"{args.output.name}: {size / 1e9:.3f} GB, {args.layout}, hidden {args.hidden}, {doubles} double and "
+          f"{singles} single blocks, {seconds:.1f} s")
 
 
 if __name__ == "__main__":

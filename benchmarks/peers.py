@@ -20,7 +20,10 @@ import torch
 from .common import Run, measured
 
 #: Script file and its default number of iterations, by variant.
-SCRIPTS = {"svd": ("convert_fp8_scaled_learned_svd.py", 250), "svd_fast": ("convert_fp8_scaled_learned_svd_fast.py", 500)}
+SCRIPTS = {
+    "svd": ("convert_fp8_scaled_learned_svd.py", 250),
+    "svd_fast": ("convert_fp8_scaled_learned_svd_fast.py", 500),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser, convert_to_quant: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Synthetic weights and input statistics with the features that matter for rounding: outliers and a decaying spectrum."""
+"""Synthetic weights and input statistics with what matters for rounding: outliers and a decaying spectrum."""
 
 import torch
 

@@ -1,0 +1,182 @@
+"""File to file on a GPU machine: this project against the disk itself, and against the published scripts, in one run.
+
+    python -m benchmarks.end_to_end --folder /data/scratch --size 17 --published ../Learned-Rounding
+    python -m benchmarks.end_to_end --folder /data/scratch --size 17 --gpus 1 2 4 --scaling "--num-iter 8"
+
+The floor is a plain program that reads the input and writes as many bytes as the output has, block by block, and
+synchronises them to disk once. Every reader finds the input cold (or warm in the page cache with --warm). The published
+scripts are run whole on models of one and of three units (a unit: one double and two single blocks), whose difference
+is the price of two units in loading, converting and saving; the model's own size gives the extrapolation.
+With --gpus, the same job over several processes, and whether the bytes stay the same.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tpec.checkpoint import open_checkpoint
+from tpec.plan import make_plan
+from tpec.settings import Settings
+
+from . import make_model, peers
+from .common import BLOCK, drop_cache, environment, markdown_table, measured, sha256, times, tpec_command
+from .memory import model_file
+
+Seconds = float
+
+#: Units in the two models that the published scripts are run on.
+PROBE_UNITS = (1, 3)
+
+
+def ready(source: Path, warm: bool) -> None:
+    """Put the input into the page cache, or out of it."""
+    if not warm:
+        drop_cache(source)
+        return
+    with open(source, "rb", buffering=0) as file:
+        while file.read(BLOCK):
+            pass
+
+
+def plain_copy(source: Path, target: Path, nbytes: int) -> Seconds:
+    """Read all of `source` and write `nbytes` of it to `target`, evenly interleaved, then fsync."""
+    buffer = memoryview(bytearray(BLOCK))
+    size = source.stat().st_size
+    read = written = 0
+    begin = time.perf_counter()
+    with open(source, "rb", buffering=0) as reader, open(target, "wb", buffering=0) as writer:
+        while count := reader.readinto(buffer):
+            read += count
+            due = min(count, nbytes * read // size - written)
+            written += writer.write(buffer[:due]) if due else 0
+        os.fsync(writer.fileno())
+    seconds = time.perf_counter() - begin
+    target.unlink()
+    return seconds
+
+
+def output_bytes(source: Path) -> int:
+    """Bytes of this project's output for the model, from its plan."""
+    return make_plan(open_checkpoint(source), Settings()).output_nbytes
+
+
+def our_run(source: Path, target: Path, method: str, extra: list[str], gpus: int = 1) -> Seconds:
+    """Wall seconds of the whole command."""
+    command = tpec_command("quantize", source, "-o", target, "--method", method, "--quiet", "--overwrite", *extra)
+    if gpus > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus),
+                   *command[1:]]
+    return measured(command).checked().seconds
+
+
+def repeated(args: argparse.Namespace, source: Path, once: Callable[[], Seconds]) -> Seconds:
+    """Median of --repeats runs, each with the input in the same state."""
+    seconds = []
+    for _ in range(args.repeats):
+        ready(source, args.warm)
+        seconds.append(once())
+    return statistics.median(seconds)
+
+
+def published_seconds(args: argparse.Namespace, source: Path, variant: str) -> Seconds | None:
+    """Extrapolated wall time of a published script on `source`, from whole runs on two smaller models."""
+    peer = peers.published_script(args.published, variant)
+    if peer is None:
+        return None
+    sizes, seconds = [], []
+    for units in PROBE_UNITS:
+        path = args.folder / f"units{units}.safetensors"
+        make_model.write_model(path, make_model.model_shapes(args.layout, args.hidden, units, 2 * units))
+        output = args.folder / "published.safetensors"
+        ready(path, args.warm)
+        run = peer.run(path, output)
+        if not output.is_file():
+            raise SystemExit(f"{peer.title} wrote no file:\n{run.output[-1000:]}")
+        output.unlink()
+        sizes.append(path.stat().st_size)
+        seconds.append(run.seconds)
+        path.unlink()
+    more = (source.stat().st_size - sizes[0]) / (sizes[1] - sizes[0])
+    print(f"{peer.title}: {seconds[0]:.1f} s for {sizes[0] / 1e9:.2f} GB, {seconds[1]:.1f} s for {sizes[1] / 1e9:.2f} GB",
+          flush=True)
+    return seconds[0] + more * (seconds[1] - seconds[0])
+
+
+def compare(args: argparse.Namespace, source: Path) -> None:
+    """Parts (a) to (d): floor, this project, published scripts."""
+    wanted = output_bytes(source)
+    floor = repeated(args, source, lambda: plain_copy(source, args.folder / "floor.bin", wanted))
+    rows = [("plain read and write", floor)]
+    target = args.folder / "out.safetensors"
+    for method in args.methods:
+        seconds = repeated(args, source, lambda method=method: our_run(source, target, method, args.extra))
+        rows.append((f"tpec --method {method}", seconds))
+        target.unlink()
+    ours = rows[-1]
+    for variant in args.variants if args.published else ():
+        seconds = published_seconds(args, source, variant)
+        rows += [(f"published {variant} (extrapolated)", seconds)] if seconds else []
+    size = source.stat().st_size
+    print(f"\n{size / 1e9:.2f} GB in, {wanted / 1e9:.2f} GB out, input {'warm' if args.warm else 'cold'}\n")
+    print(markdown_table(("run", "seconds", "GB/s read", "x plain read and write", f"x {ours[0]}"),
+                         [(title, f"{seconds:.1f}", f"{size / seconds / 1e9:.2f}", times(seconds, floor),
+                           times(seconds, ours[1])) for title, seconds in rows]), flush=True)
+
+
+def scale(args: argparse.Namespace, source: Path) -> None:
+    """Part (e): the same job on 1, 2, ... GPUs."""
+    rows = []
+    digests = set()
+    for gpus in args.gpus:
+        ready(source, args.warm)
+        target = args.folder / "out.safetensors"
+        seconds = our_run(source, target, "tpec", shlex.split(args.scaling), gpus)
+        digest = sha256(target)
+        target.unlink()
+        digests.add(digest)
+        rows.append((gpus, seconds, digest))
+    base = rows[0][1]
+    print(f"\nscaling with {args.scaling or 'default settings'}\n")
+    print(markdown_table(("processes", "seconds", "speed-up", "sha256"),
+                         [(str(gpus), f"{seconds:.1f}", times(base, seconds), digest[:16])
+                          for gpus, seconds, digest in rows]))
+    print("all outputs identical" if len(digests) == 1 else "OUTPUTS DIFFER", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    peers.add_arguments(parser, convert_to_quant=False)
+    parser.add_argument("--folder", type=Path, required=True, help="where models and outputs go; needs 2.1 x the size")
+    parser.add_argument("--size", type=float, default=17, help="model size, GB (default 17)")
+    parser.add_argument("--layout", choices=make_model.LAYOUTS, default="chroma", help="model layout (default chroma)")
+    parser.add_argument("--hidden", type=int, default=3072, help="model width (default 3072)")
+    parser.add_argument("--methods", nargs="+", default=["nearest", "tpec"], help="methods to run (default both)")
+    parser.add_argument("--variants", nargs="+", default=["svd_fast", "svd"], choices=tuple(peers.SCRIPTS),
+                        help="published scripts to extrapolate (default both)")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of the floor and of each method (default 1)")
+    parser.add_argument("--warm", action="store_true", help="input in the page cache, as after a download")
+    parser.add_argument("--gpus", type=int, nargs="*", default=[], help="also scale over these numbers of processes")
+    parser.add_argument("--only-scaling", action="store_true", help="leave the comparison out")
+    parser.add_argument("--scaling", default="", help="options of `tpec quantize` for the scaling runs, as one string")
+    parser.add_argument("extra", nargs="*", help="further options of `tpec quantize` for the comparison, after --")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    print(environment(), flush=True)
+    source = model_file(args.folder, args.size, args.layout, args.hidden)
+    if not args.only_scaling:
+        compare(args, source)
+    if args.gpus:
+        scale(args, source)
+
+
+if __name__ == "__main__":
+    main()

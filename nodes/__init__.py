@@ -1,0 +1,1 @@
+"""ComfyUI adapters of the engine: paths, progress, interrupt, memory, MODEL objects. No numerics."""

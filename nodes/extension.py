@@ -1,0 +1,20 @@
+"""The pack's nodes, as ComfyUI's V3 API wants them."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .load_checkpoint import TPECLoadCheckpoint
+from .load_scaled import TPECLoadScaledFP8
+from .quantize import TPECQuantizeFP8
+from .save_scaled import TPECSaveScaledFP8
+
+NODES: list[type[io.ComfyNode]] = [
+    TPECLoadCheckpoint,
+    TPECQuantizeFP8,
+    TPECSaveScaledFP8,
+    TPECLoadScaledFP8,
+]
+
+
+class TPECExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

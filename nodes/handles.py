@@ -1,0 +1,60 @@
+"""What travels along the links: small frozen handles, never tensors (ComfyUI's cache cannot see inside them)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..tpec.checkpoint import Checkpoint
+from ..tpec.report import Report
+from ..tpec.settings import Settings
+
+CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
+CALIBRATION = io.Custom("TPEC_CALIBRATION")
+QUANTIZED = io.Custom("TPEC_QUANTIZED")
+
+CATEGORY = "TPEC FP8"
+
+
+@dataclass(frozen=True)
+class CheckpointHandle:
+    """A validated header and the family the user chose."""
+
+    checkpoint: Checkpoint
+    family: str
+
+
+@dataclass(frozen=True)
+class CalibrationHandle:
+    """A calibration file and its content's identity."""
+
+    path: Path
+    summary: str
+
+
+@dataclass(frozen=True)
+class QuantizeRequest:
+    """All that decides the bytes of a result; enough to make it again."""
+
+    source: CheckpointHandle
+    settings: Settings
+    device: str
+    calibration: CalibrationHandle | None = None
+
+
+@dataclass(frozen=True)
+class QuantizedHandle:
+    """A complete checkpoint in ComfyUI's temp folder, and how it was made."""
+
+    path: Path
+    request: QuantizeRequest
+    report: Report
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """ComfyUI's folder name for this file: diffusion_models, checkpoints or text_encoders."""
+        return self.report.kind
+
+    def text(self) -> str:
+        return "\n".join([*self.notes, self.report.text()])

@@ -1,0 +1,124 @@
+"""File names from widgets to real paths: only inside ComfyUI's own folders, whatever the prompt says."""
+
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+
+from ..tpec.errors import TpecError
+
+SOURCE_FOLDERS = ("diffusion_models", "checkpoints", "text_encoders")
+SUFFIXES = (".safetensors", ".sft")
+LOCATIONS = ("models", "output")
+
+#: Folders whose first registered path is an old name, and the name a new file belongs under.
+_OLD_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
+_OUTPUT_NAMES = {"text_encoders": "clip"}
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE)
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+
+
+def source_names() -> list[str]:
+    """The checkpoint combo: `folder/relative name` of every safetensors file; shards as their index."""
+    found: list[str] = []
+    for folder in SOURCE_FOLDERS:
+        names: dict[str, None] = {}
+        for name in folder_paths.get_filename_list(folder):
+            if name.lower().endswith(SUFFIXES):
+                names[_index_of(folder, name) or name] = None
+        found += [f"{folder}/{name}" for name in names]
+    return found
+
+
+def _index_of(folder: str, name: str) -> str | None:
+    """The index.json beside a shard, None for a whole file."""
+    if not _SHARD.search(name):
+        return None
+    index = _SHARD.sub(".safetensors.index.json", name)
+    return index if folder_paths.get_full_path(folder, index) else None
+
+
+def source_path(choice: str) -> Path:
+    """The file behind a checkpoint combo's value. Raises TpecError when it is not one of the list."""
+    wanted = choice.replace("\\", "/")
+    listed = {name.replace("\\", "/"): name for name in source_names()}
+    if wanted not in listed:
+        raise TpecError(f"There is no model file '{choice}' in ComfyUI's folders: refresh the list (R), choose again.")
+    folder, name = listed[wanted].split("/", 1)
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def listed_path(folder: str, name: str) -> Path:
+    """The file `name` of a registered folder. Raises TpecError when it is not there."""
+    if name not in folder_paths.get_filename_list(folder):
+        raise TpecError(f"There is no file '{name}' in the folder {folder}: refresh the list (R) and choose again.")
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def save_root(kind: str, location: str) -> Path:
+    """Where new files of `kind` go: ComfyUI's own models folder, or the output subfolder that its loaders list."""
+    if location == "output":
+        return Path(folder_paths.get_output_directory(), _OUTPUT_NAMES.get(kind, kind))
+    registered = [Path(path) for path in folder_paths.get_folder_paths(kind)]
+    first = registered[0]
+    newer = first.with_name(_OLD_NAMES.get(first.name, first.name))
+    return newer if newer in registered else first
+
+
+def save_target(root: Path, filename: str, suffix: str = ".safetensors") -> Path:
+    """A checked path below `root`. `filename` may name subfolders with either slash; the suffix may be left out."""
+    parts = _checked_parts(filename)
+    if not parts[-1].lower().endswith(suffix):
+        parts[-1] += suffix
+    target = root.joinpath(*parts)
+    if not is_within(root, target):
+        raise TpecError(f"The file name '{filename}' leads out of {root}: choose a name inside it.")
+    return target
+
+
+def is_within(root: Path, target: Path) -> bool:
+    """Whether `target`, with every link resolved, lies below `root`."""
+    real = os.path.realpath(root)
+    try:
+        return os.path.commonpath((real, os.path.realpath(target))) == real
+    except ValueError:  # different drives
+        return False
+
+
+def _checked_parts(filename: str) -> list[str]:
+    name = filename.strip().replace("\\", "/")
+    if not name:
+        raise TpecError("The file name is empty: enter one.")
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        raise TpecError(f"The file name '{filename}' is an absolute path: enter a name without drive or leading slash.")
+    parts = name.split("/")
+    for part in parts:
+        if part == "..":
+            raise TpecError(f"The file name '{filename}' contains '..': enter a name inside the folder.")
+        if not part or part == ".":
+            raise TpecError(f"The file name '{filename}' has an empty part: check its slashes.")
+        if _FORBIDDEN.search(part):
+            raise TpecError(f"The file name '{filename}' holds a character that not every system allows "
+                            "(one of < > : \" | ? * or a control character): leave it out.")
+        if _RESERVED.match(part) or part[-1] in ". ":
+            raise TpecError(f"The file name '{filename}' is not possible on Windows ('{part}'): choose another.")
+        if len(part) > 200:
+            raise TpecError("The file name is longer than 200 characters: shorten it.")
+    return parts
+
+
+def hidden_by(kind: str, root: Path, target: Path) -> str | None:
+    """The file of the same name in another folder that ComfyUI's loaders would take instead, if any."""
+    found = folder_paths.get_full_path(kind, os.path.relpath(target, root))
+    if found is None or os.path.realpath(found) == os.path.realpath(target):
+        return None
+    return found
+
+
+def loader_name(kind: str, root: Path, target: Path) -> str:
+    """The name under which ComfyUI's own loader lists `target`; its list is read afresh."""
+    # The list notices changes by folder times, which are too coarse on some disks.
+    folder_paths.filename_list_cache.pop(kind, None)
+    return os.path.relpath(target, root)

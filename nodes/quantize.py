@@ -1,0 +1,63 @@
+"""TPECQuantizeFP8: compute the FP8 file, complete, in ComfyUI's temp folder."""
+
+from comfy_api.latest import io, ui
+
+from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings
+from .bridge import NodeProgress, device_choices
+from .handles import CALIBRATION, CATEGORY, CHECKPOINT, QUANTIZED, CalibrationHandle, CheckpointHandle, QuantizeRequest
+from .spool import quantized
+
+_DEFAULT = Settings()
+
+
+class TPECQuantizeFP8(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TPECQuantizeFP8",
+            display_name="TPEC Quantize FP8",
+            category=CATEGORY,
+            description="Rounds the model's Linear weights to FP8 so that the errors that matter cancel. "
+                        "Half the size; the result is a complete file in ComfyUI's temp folder until it is saved.",
+            search_aliases=["quantize", "fp8", "convert fp8", "scaled fp8", "tpec"],
+            inputs=[
+                CHECKPOINT.Input("checkpoint"),
+                CALIBRATION.Input("calibration", optional=True,
+                                  tooltip="What the model's own activations look like: halves the error or better."),
+                io.Combo.Input("method", options=list(METHODS), default=_DEFAULT.method,
+                               tooltip="tpec corrects errors while rounding; nearest is plain rounding, to compare."),
+                io.Combo.Input("format", options=list(FORMATS), default=_DEFAULT.format,
+                               tooltip="universal loads in every ComfyUI since 2024; comfy_quant in 0.4 and later; "
+                                       "scaled_fp8 is the older form alone."),
+                io.Combo.Input("matmul", options=list(MATMULS), default=_DEFAULT.matmul,
+                               tooltip="full_precision keeps the quality. fp8 lets GPUs multiply in FP8 if they can, "
+                                       "which is faster but rounds the inputs as well."),
+                io.Boolean.Input("keep_distillation", default=_DEFAULT.keep_distillation, optional=True,
+                                 tooltip="Chroma: keep the distilled guidance layers as they are."),
+                io.Int.Input("top_k", default=0, min=0, max=4096, optional=True, advanced=True,
+                             tooltip="Principal components corrected without calibration. 0: the method's own number."),
+                io.Int.Input("num_iter", default=-1, min=-1, max=1000, optional=True, advanced=True,
+                             tooltip="Sweeps that improve the rounding afterwards. -1: the method's own."),
+                io.String.Input("include", default="", optional=True, advanced=True,
+                                tooltip="Regular expression: layers to quantize besides the family's own."),
+                io.String.Input("exclude", default="", optional=True, advanced=True,
+                                tooltip="Regular expression: layers to keep as they are."),
+                io.Combo.Input("device", options=device_choices(), default="auto", optional=True, advanced=True,
+                               tooltip="Where to compute. auto is ComfyUI's own device."),
+            ],
+            outputs=[QUANTIZED.Output("quantized"), io.String.Output("report")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, checkpoint: CheckpointHandle, method: str, format: str, matmul: str,
+                calibration: CalibrationHandle | None = None, keep_distillation: bool = _DEFAULT.keep_distillation,
+                top_k: int = 0, num_iter: int = -1, include: str = "", exclude: str = "",
+                device: str = "auto") -> io.NodeOutput:
+        settings = Settings(
+            family=checkpoint.family, method=method, format=format, matmul=matmul, keep_distillation=keep_distillation,
+            top_k=top_k or None, num_iter=None if num_iter < 0 else num_iter, include=include, exclude=exclude)
+        request = QuantizeRequest(checkpoint, settings, device, calibration)
+        handle = quantized(request, NodeProgress(cls.hidden.unique_id))
+        text = handle.text()
+        return io.NodeOutput(handle, text, ui=ui.PreviewText(text))

@@ -1,0 +1,89 @@
+"""TPECSaveScaledFP8: give the result a name among ComfyUI's models, and that name to the stock loaders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_api.latest import io, ui
+
+from ..tpec.errors import TpecError
+from ..tpec.publish import publish
+from .bridge import NodeProgress
+from .handles import CATEGORY, QUANTIZED, QuantizedHandle
+from .paths import LOCATIONS, hidden_by, loader_name, save_root, save_target
+from .spool import content_key, file_state, whole
+
+IF_EXISTS = ("error", "number", "overwrite")
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What one choice of widgets led to last: the file, its state then, its content, and how often it was made."""
+
+    path: Path
+    state: tuple[int, int] | None
+    content: str
+    times: int
+
+    @property
+    def intact(self) -> bool:
+        return self.state is not None and file_state(self.path) == self.state
+
+
+_saved: dict[tuple[str, str, str], _Saved] = {}
+
+
+class TPECSaveScaledFP8(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TPECSaveScaledFP8",
+            display_name="Save Scaled FP8",
+            category=CATEGORY,
+            description="Saves the quantized file where ComfyUI's own loaders find it. Connect model_name to the file "
+                        "name input of Load Diffusion Model, Load Checkpoint or Load CLIP to use it in the same run.",
+            search_aliases=["save fp8", "save quantized", "tpec"],
+            inputs=[
+                QUANTIZED.Input("quantized"),
+                io.String.Input("filename", default="my_model_fp8_scaled",
+                                tooltip="A name, with subfolders if you like; .safetensors is added."),
+                io.Combo.Input("folder", options=list(LOCATIONS), default="models",
+                               tooltip="models: the model folder of this kind of file. output: the subfolder of the "
+                                       "output folder that the loaders list as well."),
+                io.Combo.Input("if_exists", options=list(IF_EXISTS), default="error",
+                               tooltip="When the name is taken: stop, add a number, or replace the file."),
+            ],
+            outputs=[io.Combo.Output("model_name"), io.String.Output("path")],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, quantized, filename: str, folder: str, if_exists: str) -> str:
+        # Unchanged while the saved file stands as it was saved; new once it was deleted or changed by somebody.
+        last = _saved.get((filename, folder, if_exists))
+        times = 0 if last is None else last.times if last.intact else last.times + 1
+        return f"{filename}|{folder}|{if_exists}|{times}"
+
+    @classmethod
+    def execute(cls, quantized: QuantizedHandle, filename: str, folder: str, if_exists: str) -> io.NodeOutput:
+        if folder not in LOCATIONS or if_exists not in IF_EXISTS:
+            raise TpecError(f"Folder '{folder}' or if_exists '{if_exists}' is not one of the node's choices.")
+        choice = (filename, folder, if_exists)
+        content = content_key(quantized.request)
+        root = save_root(quantized.kind, folder)
+        last = _saved.get(choice)
+        if last is None or not last.intact or last.content != content:
+            path = _publish(cls.hidden.unique_id, quantized, root, filename, if_exists)
+            _saved[choice] = last = _Saved(path, file_state(path), content, 0 if last is None else last.times + 1)
+        name = loader_name(quantized.kind, root, last.path)
+        return io.NodeOutput(name, str(last.path), ui=ui.PreviewText(f"Saved as {last.path}"))
+
+
+def _publish(node_id: str, quantized: QuantizedHandle, root: Path, filename: str, if_exists: str) -> Path:
+    target = save_target(root, filename)
+    other = hidden_by(quantized.kind, root, target)
+    if other:
+        raise TpecError(f"ComfyUI's loaders would find '{other}' under this name first: choose a different name.")
+    spool = whole(quantized, NodeProgress(node_id)).path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return publish(spool, target, if_exists)

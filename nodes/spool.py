@@ -1,0 +1,92 @@
+"""Results in ComfyUI's temp folder: made once per content, made again when gone, oldest removed when space is short."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import folder_paths
+
+from ..tpec import __version__
+from ..tpec.families import QUANTIZE
+from ..tpec.pipeline import quantize
+from ..tpec.plan import Plan, make_plan
+from ..tpec.report import Report
+from .bridge import torch_device, with_cpu_fallback
+from .handles import QuantizedHandle, QuantizeRequest
+
+Progress = Callable[[object], None]
+
+#: Finished results of this process by content key; ComfyUI empties the temp folder when it starts and ends.
+_made: dict[str, tuple[QuantizedHandle, tuple[int, int]]] = {}
+
+
+def file_state(path: Path) -> tuple[int, int] | None:
+    """Size and modification time (ns), None when there is no such file."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
+def content_key(request: QuantizeRequest) -> str:
+    """A hash of all that decides the result's bytes."""
+    calibration = request.calibration and [str(request.calibration.path), file_state(request.calibration.path)]
+    facts = [__version__, str(request.source.checkpoint.path), request.source.checkpoint.identity(),
+             asdict(request.settings), request.device, calibration]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
+    """The result of `request`, from the temp folder when it is there and whole, else computed now."""
+    key = content_key(request)
+    known = _made.get(key)
+    if known and file_state(known[0].path) == known[1]:
+        return known[0]
+    plan = make_plan(request.source.checkpoint, request.settings)
+    folder = Path(folder_paths.get_temp_directory(), "tpec")
+    folder.mkdir(parents=True, exist_ok=True)
+    _make_room(folder, plan)
+    handle = _compute(request, plan, folder / f"{_stem(plan)}-{key}.safetensors", progress)
+    _made[key] = handle, file_state(handle.path)
+    return handle
+
+
+def whole(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:
+    """`handle` itself, or its result made again when somebody emptied the temp folder."""
+    if handle.path.is_file():
+        return handle
+    return quantized(handle.request, progress)
+
+
+def _compute(request: QuantizeRequest, plan: Plan, output: Path, progress: Progress) -> QuantizedHandle:
+    def work(device) -> Report:
+        return quantize(plan, output, devices=(str(device),), progress=progress, overwrite=True)
+
+    report, note = with_cpu_fallback(torch_device(request.device), _memory_need(plan), work)
+    return QuantizedHandle(output, request, report, (note,) if note else ())
+
+
+def _memory_need(plan: Plan) -> int:
+    """Bytes to have free on the device: the largest layer as weight, values and errors in float32, some twice."""
+    return 32 * max(layer.info.items for layer in plan.of(QUANTIZE))
+
+
+def _stem(plan: Plan) -> str:
+    name = plan.checkpoint.name
+    for suffix in (".safetensors.index.json", ".safetensors", ".sft"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _make_room(folder: Path, plan: Plan) -> None:
+    """Remove the oldest results while the disk has too little room for the next; the engine says so if it still has."""
+    finished = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    for path in finished:
+        if shutil.disk_usage(folder).free > plan.output_nbytes * 1.02:
+            return
+        path.unlink(missing_ok=True)

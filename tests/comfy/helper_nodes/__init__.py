@@ -1,0 +1,90 @@
+"""Nodes for the tests alone: stored conditioning instead of a text encoder of several gigabytes."""
+
+import json
+from pathlib import Path
+
+import comfy.sd
+import folder_paths
+from comfy_api.latest import ComfyExtension, io
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+
+class TestStoredConditioning(io.ComfyNode):
+    """Rows [first, first + count) of a file in ComfyUI's input folder with `context` and `pooled` tensors."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestStoredConditioning",
+            category="tests",
+            inputs=[
+                io.String.Input("filename"),
+                io.Int.Input("first", default=0, min=0),
+                io.Int.Input("count", default=1, min=1),
+                io.Boolean.Input("empty", default=False, tooltip="Zeros of the same shape: the negative."),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, filename: str, first: int, count: int, empty: bool) -> io.NodeOutput:
+        path = Path(folder_paths.get_input_directory(), Path(filename).name)
+        with safe_open(path, "pt") as file:
+            context = file.get_slice("context")[first : first + count].float()
+            pooled = file.get_slice("pooled")[first : first + count].float()
+        if empty:
+            context, pooled = context * 0, pooled * 0
+        return io.NodeOutput([[context, {"pooled_output": pooled}]])
+
+
+class TestSmallT5Loader(io.ComfyNode):
+    """The stock CLIPLoader with ComfyUI's own option for the text encoder's sizes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestSmallT5Loader",
+            category="tests",
+            inputs=[
+                io.Combo.Input("clip_name", options=folder_paths.get_filename_list("text_encoders")),
+                io.Combo.Input("type", options=["chroma", "sd3", "mochi", "pixart", "ltxv"]),
+                io.String.Input("sizes", tooltip="JSON"),
+            ],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip_name: str, type: str, sizes: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("text_encoders", clip_name)
+        return io.NodeOutput(comfy.sd.load_clip(
+            [path], clip_type=getattr(comfy.sd.CLIPType, type.upper()),
+            model_options={"t5xxl_model_config": json.loads(sizes)}))
+
+
+class TestSaveConditioning(io.ComfyNode):
+    """Write a conditioning's tensor `cond` to a file in ComfyUI's output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestSaveConditioning",
+            category="tests",
+            inputs=[io.Conditioning.Input("conditioning"), io.String.Input("filename")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, conditioning: list, filename: str) -> io.NodeOutput:
+        path = Path(folder_paths.get_output_directory(), Path(filename).name)
+        save_file({"cond": conditioning[0][0].float().contiguous()}, path)
+        return io.NodeOutput()
+
+
+class Extension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [TestStoredConditioning, TestSmallT5Loader, TestSaveConditioning]
+
+
+async def comfy_entrypoint() -> Extension:
+    return Extension()

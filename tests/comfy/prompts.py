@@ -1,0 +1,70 @@
+"""API prompts as plain dictionaries, and what their latents say."""
+
+import math
+from pathlib import Path
+
+import torch
+from comfy_server import ComfyServer, Outcome
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+CONDITIONING = "conditioning.safetensors"
+STEPS = 12
+
+
+def node(kind: str, **inputs: object) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def quantizing(checkpoint: str, family: str = "auto", **settings: object) -> dict[str, dict]:
+    """Nodes `load` and `quantize`."""
+    choices = {"method": "tpec", "format": "universal", "matmul": "full_precision", **settings}
+    return {"load": node("TPECLoadCheckpoint", checkpoint=checkpoint, family=family),
+            "quantize": node("TPECQuantizeFP8", checkpoint=["load", 0], **choices)}
+
+
+def saving(filename: str, folder: str = "models", if_exists: str = "error") -> dict[str, dict]:
+    """Node `save`."""
+    return {"save": node("TPECSaveScaledFP8", quantized=["quantize", 0], filename=filename, folder=folder,
+                         if_exists=if_exists)}
+
+
+def stock_loader(name: object) -> dict[str, dict]:
+    """Node `model`: ComfyUI's own loader; `name` a file name or a link."""
+    return {"model": node("UNETLoader", unet_name=name, weight_dtype="default")}
+
+
+def sampling(model: list, prefix: str, seed: int = 7, steps: int = STEPS, cfg: float = 3.0, first: int = 0,
+             count: int = 1) -> dict[str, dict]:
+    """Nodes that sample with stored conditioning and save the latent as `prefix`; trained for 32 x 32 latents."""
+    return {
+        "positive": node("TestStoredConditioning", filename=CONDITIONING, first=first, count=count, empty=False),
+        "negative": node("TestStoredConditioning", filename=CONDITIONING, first=first, count=count, empty=True),
+        "latent": node("EmptySD3LatentImage", width=256, height=256, batch_size=count),
+        "sampler": node("KSampler", model=model, positive=["positive", 0], negative=["negative", 0],
+                        latent_image=["latent", 0], seed=seed, steps=steps, cfg=cfg, sampler_name="euler",
+                        scheduler="simple", denoise=1.0),
+        "keep": node("SaveLatent", samples=["sampler", 0], filename_prefix=prefix),
+    }
+
+
+def saved_latent(server: ComfyServer, outcome: Outcome, keep: str = "keep") -> torch.Tensor:
+    """The latent that the prompt saved, [count, 16, 32, 32] float32."""
+    file = outcome.outputs[keep]["latents"][0]
+    with safe_open(server.output / file["subfolder"] / file["filename"], "pt") as latent:
+        return latent.get_tensor("latent_tensor").float()
+
+
+def psnr(value: torch.Tensor, reference: torch.Tensor) -> float:
+    """In dB, against the reference's range."""
+    noise = (value - reference).square().mean().item()
+    span = (reference.max() - reference.min()).item()
+    return math.inf if noise == 0 else 10 * math.log10(span * span / noise)
+
+
+def image(latent: torch.Tensor, shared_models: Path) -> torch.Tensor:
+    """The small model's pictures [count, 3, 64, 64] in 0 .. 1; its latents are linear codes of 2 x 2 pixels."""
+    codes = (latent - 0.1159) * 0.3611
+    to_rgb = load_file(shared_models / CONDITIONING)["latent_to_rgb"].float()
+    pixels = torch.einsum("bchw,cp->bphw", codes, to_rgb)
+    return torch.nn.functional.pixel_shuffle(pixels, 2)

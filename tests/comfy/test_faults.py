@@ -1,0 +1,135 @@
+"""Bad inputs give one sentence and leave nothing behind; an interrupt stops at once; a deleted file comes back."""
+
+import time
+from pathlib import Path
+
+import models
+import prompts as p
+import pytest
+from comfy_server import ComfyServer, PromptRefused
+
+TINY = "tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def tiny(server: ComfyServer) -> str:
+    """A Flux layout that quantizes in a moment."""
+    models.save(models.flux(hidden=128), server.models / "diffusion_models" / TINY)
+    return TINY
+
+
+def leftovers(server: ComfyServer) -> list[Path]:
+    """Files that are no finished result."""
+    return [path for folder in (server.temp, server.models, server.output) for path in folder.rglob("*")
+            if path.is_file() and path.suffix not in (".safetensors", ".latent", ".sft")]
+
+
+def broken(server: ComfyServer, kind: str) -> str:
+    path = server.models / "diffusion_models" / f"broken_{kind}.safetensors"
+    if kind == "truncated":
+        models.truncate(models.save(models.flux(hidden=128), path))
+    elif kind == "nan":
+        tensors = models.flux(hidden=128)
+        tensors["single_blocks.0.linear1.weight"][3, 5] = float("nan")
+        models.save(tensors, path)
+    elif kind == "unknown":
+        models.save(models.unknown(), path)
+    elif kind == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    return path.name
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("truncated", ("broken_truncated.safetensors",)),
+    ("nan", ("single_blocks.0.linear1.weight", "NaN")),
+    ("unknown", ("layout",)),
+    ("text", ("broken_text.safetensors",)),
+])
+def test_broken_input_gives_one_sentence(server: ComfyServer, kind: str, words: tuple[str, ...]):
+    before = {path for path in server.base.rglob("*.safetensors")}
+    name = broken(server, kind)
+    outcome = server.run({**p.quantizing(f"diffusion_models/{name}"), **p.saving(f"from_{kind}")})
+    assert outcome.status == "error"
+    assert all(word in outcome.error for word in words), outcome.error
+    assert len(outcome.error.splitlines()) == 1 and outcome.error.endswith(".")
+    assert leftovers(server) == []
+    assert {path for path in server.base.rglob("*.safetensors")} - before <= {
+        server.models / "diffusion_models" / name}
+
+
+def test_quantized_file_is_not_quantized_again(server: ComfyServer, tiny: str):
+    server.succeed({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("once", if_exists="overwrite")})
+    outcome = server.run({**p.quantizing("diffusion_models/once.safetensors"), **p.saving("twice")})
+    assert "quantized already" in outcome.error
+
+
+@pytest.mark.parametrize("filename", ["../escaped", "a/../../escaped", "/abs/escaped", "C:\\escaped", "..\\escaped",
+                                      "con", "a//b", " ", "what?"])
+def test_names_that_lead_elsewhere_are_refused(server: ComfyServer, tiny: str, filename: str):
+    outcome = server.run({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving(filename)})
+    assert outcome.failed_node == "TPECSaveScaledFP8"
+    assert "file name" in outcome.error
+    assert list(server.base.rglob("*escaped*")) == []
+
+
+def test_missing_source_is_refused_before_anything_runs(server: ComfyServer, tiny: str):
+    with pytest.raises(PromptRefused, match="no model file"):
+        server.queue({**p.quantizing("diffusion_models/../../secret.safetensors"), **p.saving("never")})
+
+
+def test_existing_name(server: ComfyServer, tiny: str):
+    folder = server.models / "diffusion_models"
+    taken = folder / "taken.safetensors"
+    taken.write_bytes(b"somebody's file")
+    run = p.quantizing(f"diffusion_models/{tiny}")
+    outcome = server.run({**run, **p.saving("taken")})
+    assert "taken.safetensors" in outcome.error
+    assert taken.read_bytes() == b"somebody's file"
+    before = set(folder.iterdir())
+    numbered = server.succeed({**run, **p.saving("taken", if_exists="number")})
+    (new,) = set(folder.iterdir()) - before
+    assert new.name in numbered.text("save") and taken.read_bytes() == b"somebody's file"
+    for _ in range(2):  # the second time both names are links to one file
+        server.succeed({**run, **p.saving("taken", if_exists="overwrite")})
+        server.forget()
+    assert taken.stat().st_size > 1000
+    assert leftovers(server) == []
+
+
+def test_deleted_file_is_saved_again_and_an_intact_one_is_not(server: ComfyServer, tiny: str):
+    prompt = {**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("again")}
+    saved = server.models / "diffusion_models" / "again.safetensors"
+    server.succeed(prompt)
+    state = saved.stat()
+    assert "save" in server.succeed(prompt).cached
+    assert saved.stat().st_mtime_ns == state.st_mtime_ns
+    saved.unlink()
+    outcome = server.succeed(prompt)
+    assert saved.is_file() and {"load", "quantize"} <= outcome.cached and "save" not in outcome.cached
+    assert "save" in server.succeed(prompt).cached
+
+
+def test_emptied_temp_folder_is_made_up_for(server: ComfyServer, tiny: str):
+    run = p.quantizing(f"diffusion_models/{tiny}", num_iter=1)
+    server.succeed({**run, **p.saving("before")})
+    for path in (server.temp / "tpec").iterdir():
+        path.unlink()
+    server.succeed({**run, **p.saving("after")})
+    folder = server.models / "diffusion_models"
+    assert (folder / "before.safetensors").read_bytes() == (folder / "after.safetensors").read_bytes()
+
+
+def test_interrupt_leaves_nothing_and_the_next_prompt_works(server: ComfyServer, tiny: str):
+    models.save(models.flux(hidden=2048, double=2, single=2), server.models / "diffusion_models" / "large.safetensors")
+    started = set((server.temp / "tpec").glob("*")) if (server.temp / "tpec").is_dir() else set()
+    prompt_id = server.queue({**p.quantizing("diffusion_models/large.safetensors"), **p.saving("large_fp8")})
+    end = time.monotonic() + 60
+    while not set((server.temp / "tpec").glob("large*")) and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    server.interrupt()
+    stopped = server.wait(prompt_id, 30)
+    assert stopped.interrupted and stopped.seconds < 10
+    assert leftovers(server) == [] and set((server.temp / "tpec").glob("*")) == started
+    assert not (server.models / "diffusion_models" / "large_fp8.safetensors").exists()
+    server.succeed({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("next")})

@@ -1,0 +1,44 @@
+"""T5-XXL files load through ComfyUI's text encoder loader; CLIP-L is refused."""
+
+import json
+
+import models
+import prompts as p
+import pytest
+import torch
+from comfy_server import ComfyServer
+from safetensors.torch import load_file
+from test_main_job import dequantized
+
+
+def encoding(name: object, keep: str) -> dict[str, dict]:
+    return {
+        "clip": p.node("TestSmallT5Loader", clip_name=name, type="chroma", sizes=json.dumps(models.SMALL_T5)),
+        "encode": p.node("CLIPTextEncode", clip=["clip", 0], text="a red square beside a blue circle"),
+        "cond": p.node("TestSaveConditioning", conditioning=["encode", 0], filename=keep),
+    }
+
+
+@pytest.fixture(scope="module")
+def t5(server: ComfyServer) -> str:
+    models.save(models.t5xxl(decoder=True), server.models / "text_encoders" / "t5.safetensors")
+    return "t5.safetensors"
+
+
+@pytest.mark.parametrize("form", ["universal", "scaled_fp8"])
+def test_t5xxl_encodes_as_its_weights_mean(server: ComfyServer, t5: str, form: str):
+    folder = server.models / "text_encoders"
+    server.succeed({**p.quantizing(f"text_encoders/{t5}", format=form), **p.saving(f"t5_{form}"),
+                    **encoding(["save", 0], f"{form}.safetensors")})
+    models.save(dequantized(folder / f"t5_{form}.safetensors"), folder / f"t5_{form}_exact.safetensors")
+    server.succeed(encoding(f"t5_{form}_exact.safetensors", "exact.safetensors"))
+    got, wanted = (load_file(server.output / name)["cond"] for name in (f"{form}.safetensors", "exact.safetensors"))
+    assert wanted.std() > 0.01
+    assert torch.allclose(got, wanted, rtol=1e-2, atol=1e-2 * wanted.std().item())
+
+
+def test_clip_l_is_refused_with_the_reason(server: ComfyServer):
+    models.save(models.clip_l(), server.models / "text_encoders" / "clip_l.safetensors")
+    outcome = server.run({**p.quantizing("text_encoders/clip_l.safetensors"), **p.saving("clip_l_fp8")})
+    assert outcome.failed_node == "TPECQuantizeFP8"
+    assert "CLIP" in outcome.error and "scales" in outcome.error

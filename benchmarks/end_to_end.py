@@ -1,7 +1,7 @@
 """File to file on a GPU machine: this project against the disk itself, and against the published scripts, in one run.
 
     python -m benchmarks.end_to_end --folder /data/scratch --size 17 --published ../Learned-Rounding
-    python -m benchmarks.end_to_end --folder /data/scratch --size 17 --gpus 1 2 4 --scaling "--num-iter 8"
+    python -m benchmarks.end_to_end --folder /data/scratch --size 17 --gpus 1 2 4 --scaling="--num-iter 8"
 
 The floor is a plain program that reads the input and writes as many bytes as the output has, block by block, and
 synchronises them to disk once. Every reader finds the input cold (or warm in the page cache with --warm). The published
@@ -102,8 +102,8 @@ def published_seconds(args: argparse.Namespace, source: Path, variant: str) -> S
         seconds.append(run.seconds)
         path.unlink()
     more = (source.stat().st_size - sizes[0]) / (sizes[1] - sizes[0])
-    print(f"{peer.title}: {seconds[0]:.1f} s for {sizes[0] / 1e9:.2f} GB, {seconds[1]:.1f} s for {sizes[1] / 1e9:.2f} GB",
-          flush=True)
+    probes = (f"{second:.1f} s for {size / 1e9:.2f} GB" for second, size in zip(seconds, sizes, strict=True))
+    print(f"{peer.title}: {', '.join(probes)}", flush=True)
     return seconds[0] + more * (seconds[1] - seconds[0])
 
 

@@ -11,6 +11,8 @@ import comfy.utils
 import torch
 from server import PromptServer
 
+from ..tpec.progress import Progress
+
 log = logging.getLogger(__name__)
 
 _TEXT_SECONDS = 0.25
@@ -26,12 +28,13 @@ class NodeProgress:
         self._bar = comfy.utils.ProgressBar(_STEPS, node_id=node_id)
         self._written = 0.0
 
-    def __call__(self, event) -> None:
-        """`event` has done and total (work units) and message. Raises ComfyUI's interrupt exception."""
+    def __call__(self, event: Progress) -> None:
+        """Raises ComfyUI's interrupt exception when the user cancelled."""
         memory.throw_exception_if_processing_interrupted()
         part = event.done / event.total if event.total else 1.0
         self._bar.update_absolute(round(_STEPS * part), _STEPS)
-        self.text(event.message)
+        left = "" if event.eta is None else f", about {_duration(event.eta)} left"
+        self.text(f"{event.index} of {event.count} layers{left}\n{event.layer}")
 
     def text(self, message: str, always: bool = False) -> None:
         """Show a line below the node, at most four times a second."""
@@ -39,6 +42,10 @@ class NodeProgress:
         if always or now - self._written >= _TEXT_SECONDS:
             self._written = now
             PromptServer.instance.send_progress_text(message, self._node_id)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def device_choices() -> list[str]:

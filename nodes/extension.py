@@ -2,9 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .compare import TPECCompare
 from .load_checkpoint import TPECLoadCheckpoint
 from .load_scaled import TPECLoadScaledFP8
 from .quantize import TPECQuantizeFP8
+from .report import TPECReport
 from .save_scaled import TPECSaveScaledFP8
 
 NODES: list[type[io.ComfyNode]] = [
@@ -12,6 +14,8 @@ NODES: list[type[io.ComfyNode]] = [
     TPECQuantizeFP8,
     TPECSaveScaledFP8,
     TPECLoadScaledFP8,
+    TPECReport,
+    TPECCompare,
 ]
 
 

@@ -15,6 +15,19 @@ from .spool import content_key, file_state, whole
 IF_EXISTS = ("error", "number", "overwrite")
 
 
+class _ComboType(str):
+    """COMBO that fits the stock loaders too: their combos have a plain list as type, which no name equals.
+
+    ComfyUI's prompt validation asks for `!=` so that types can say themselves what they fit.
+    """
+
+    def __ne__(self, other: object) -> bool:
+        return not isinstance(other, list) and str.__ne__(self, other)
+
+
+FILE_NAME = io.Custom(_ComboType("COMBO"))
+
+
 @dataclass(frozen=True)
 class _Saved:
     """What one choice of widgets led to last: the file, its state then, its content, and how often it was made."""
@@ -52,7 +65,7 @@ class TPECSaveScaledFP8(io.ComfyNode):
                 io.Combo.Input("if_exists", options=list(IF_EXISTS), default="error",
                                tooltip="When the name is taken: stop, add a number, or replace the file."),
             ],
-            outputs=[io.Combo.Output("model_name"), io.String.Output("path")],
+            outputs=[FILE_NAME.Output("model_name"), io.String.Output("path")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )

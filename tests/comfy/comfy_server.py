@@ -187,10 +187,6 @@ class ComfyServer:
     def interrupt(self) -> None:
         self.request("/interrupt", {})
 
-    def forget(self) -> None:
-        """Empty ComfyUI's caches and unload its models."""
-        self.request("/free", {"unload_models": True, "free_memory": True})
-
 
 def link(source: Path, target: Path) -> None:
     """A symbolic link, or a copy where the system allows none."""

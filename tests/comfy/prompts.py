@@ -55,10 +55,10 @@ def saved_latent(server: ComfyServer, outcome: Outcome, keep: str = "keep") -> t
         return latent.get_tensor("latent_tensor").float()
 
 
-def psnr(value: torch.Tensor, reference: torch.Tensor) -> float:
-    """In dB, against the reference's range."""
+def psnr(value: torch.Tensor, reference: torch.Tensor, span: float = 0.0) -> float:
+    """In dB, against `span`, or the reference's range without one."""
     noise = (value - reference).square().mean().item()
-    span = (reference.max() - reference.min()).item()
+    span = span or (reference.max() - reference.min()).item()
     return math.inf if noise == 0 else 10 * math.log10(span * span / noise)
 
 
@@ -67,4 +67,4 @@ def image(latent: torch.Tensor, shared_models: Path) -> torch.Tensor:
     codes = (latent - 0.1159) * 0.3611
     to_rgb = load_file(shared_models / CONDITIONING)["latent_to_rgb"].float()
     pixels = torch.einsum("bchw,cp->bphw", codes, to_rgb)
-    return torch.nn.functional.pixel_shuffle(pixels, 2)
+    return (torch.nn.functional.pixel_shuffle(pixels, 2).clamp(-1, 1) + 1) / 2

@@ -1,0 +1,101 @@
+"""What workflows rely on: ids, names, inputs and outputs; and the files the front end asks for."""
+
+import json
+import urllib.parse
+
+import pytest
+from comfy_server import PACK, REPOSITORY, ComfyServer
+
+SAMPLING = ["positive", "negative", "latent_image", "seed", "steps", "cfg", "sampler_name", "scheduler"]
+
+#: id: (display name, inputs in order, output types)
+NODES = {
+    "TPECLoadCheckpoint": ("Load Checkpoint For Quantize", ["checkpoint", "family"], ["TPEC_CHECKPOINT", "STRING"]),
+    "TPECQuantizeFP8": ("TPEC Quantize FP8", [
+        "checkpoint", "calibration", "method", "format", "matmul", "keep_distillation", "top_k", "num_iter", "include",
+        "exclude", "device"], ["TPEC_QUANTIZED", "STRING"]),
+    "TPECSaveScaledFP8": ("Save Scaled FP8", ["quantized", "filename", "folder", "if_exists"], ["COMBO", "STRING"]),
+    "TPECLoadScaledFP8": ("Load Scaled FP8", ["quantized"], ["MODEL", "CLIP", "VAE"]),
+    "TPECReport": ("TPEC Quantization Report", ["quantized"], ["IMAGE", "STRING"]),
+    "TPECCompare": ("Compare Model Outputs", ["model_a", "model_b", *SAMPLING], ["FLOAT", "FLOAT", "IMAGE", "STRING"]),
+}
+
+
+@pytest.fixture(scope="module")
+def info(server: ComfyServer) -> dict[str, dict]:
+    return {name: facts for name, facts in server.get("/object_info").items() if name.startswith("TPEC")}
+
+
+def inputs(facts: dict) -> dict[str, list]:
+    return {**facts["input"]["required"], **facts["input"].get("optional", {})}
+
+
+def test_the_pack_loads_and_has_these_nodes(server: ComfyServer, info):
+    assert "IMPORT FAILED" not in server.log()
+    assert set(info) == set(NODES)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_names_inputs_and_outputs(info, name: str):
+    display, wanted, outputs = NODES[name]
+    facts = info[name]
+    assert facts["display_name"] == display
+    assert set(inputs(facts)) == set(wanted)
+    assert [key for key in wanted if key in facts["input"]["required"]] == facts["input_order"]["required"]
+    assert facts["output"] == outputs
+
+
+def test_choices_of_the_contract(info):
+    quantize = inputs(info["TPECQuantizeFP8"])
+    assert quantize["method"][1]["options"] == ["tpec", "nearest"]
+    assert quantize["format"][1]["options"] == ["universal", "comfy_quant", "scaled_fp8"]
+    assert quantize["matmul"][1]["options"] == ["full_precision", "fp8"]
+    assert inputs(info["TPECSaveScaledFP8"])["if_exists"][1]["options"] == ["error", "number", "overwrite"]
+    assert inputs(info["TPECLoadCheckpoint"])["family"][1]["default"] == "auto"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_help_page_is_served(server: ComfyServer, name: str):
+    page = server.request(f"/extensions/{PACK}/docs/{name}.md").decode()
+    assert page.startswith(f"# {NODES[name][0]}")
+
+
+def test_help_pages_name_every_input_and_output(info):
+    for name, facts in info.items():
+        page = (REPOSITORY / "web" / "docs" / f"{name}.md").read_text("utf-8")
+        missing = [key for key in [*inputs(facts), *facts["output_name"]] if f"**{key}**" not in page]
+        assert missing == [] or (name == "TPECCompare" and set(missing) <= set(SAMPLING)), (name, missing)
+
+
+def test_script_is_served(server: ComfyServer):
+    assert [path for path in server.get("/extensions") if f"/{PACK}/" in path] == [f"/extensions/{PACK}/tpec.js"]
+    assert b"registerExtension" in server.request(f"/extensions/{PACK}/tpec.js")
+
+
+def test_locale_says_what_the_nodes_say(server: ComfyServer, info):
+    """locales/en is what translators start from; it must not drift from the schemas."""
+    served = server.get("/i18n")["en"]["nodeDefs"]
+    assert {name: text for name, text in served.items() if name.startswith("TPEC")} == {
+        name: locale(facts) for name, facts in info.items()}
+
+
+def locale(facts: dict) -> dict:
+    """A node's entry in nodeDefs.json."""
+    entry = {"display_name": facts["display_name"], "description": facts["description"], "inputs": {}, "outputs": {}}
+    for key, (_, *options) in inputs(facts).items():
+        tooltip = options[0].get("tooltip") if options else None
+        entry["inputs"][key] = {"name": key} | ({"tooltip": tooltip} if tooltip else {})
+    tooltips = facts["output_tooltips"]
+    for index, key in enumerate(facts["output_name"]):
+        entry["outputs"][str(index)] = {"name": key} | ({"tooltip": tooltips[index]} if tooltips[index] else {})
+    return entry
+
+
+def test_templates_are_served_with_pictures(server: ComfyServer):
+    templates = server.get("/api/workflow_templates").get(PACK, [])
+    assert sorted(templates) == sorted(path.stem for path in (REPOSITORY / "example_workflows").glob("*.json"))
+    assert templates
+    for name in templates:
+        at = f"/api/workflow_templates/{PACK}/{urllib.parse.quote(name)}"
+        assert json.loads(server.request(f"{at}.json"))["nodes"]
+        assert server.request(f"{at}.jpg")[:3] == b"\xff\xd8\xff"

@@ -1,8 +1,8 @@
 """What a rounding error costs: the loss of a layer is tr(E M E^T) with E = Q - W and M an n x n positive matrix.
 
 Tensors here are transposed, [n, rows], so that a column of the weight is contiguous and a block of columns is a slice.
-M = U D U^T with U unit upper triangular gives the best continuous answer of the columns still open to the errors already
-made (Babai's nearest plane; Frantar et al. 2022, GPTQ, arXiv:2210.17323; Chen et al. 2025, arXiv:2507.18553):
+M = U D U^T with U unit upper triangular gives the best continuous answer of the columns still open to the errors
+already made (Babai's nearest plane; Frantar et al. 2022, GPTQ, arXiv:2210.17323; Chen et al. 2025, arXiv:2507.18553):
 column j aims at w_j - sum_{i<j} U_ij e_i.
 """
 

@@ -93,6 +93,9 @@ class SpoolFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
 
     def allocate(self) -> None:

@@ -1,0 +1,96 @@
+"""From statistics of the real inputs to the metric that rounding uses, and to what the file says about each layer."""
+
+from collections.abc import Mapping
+
+import torch
+
+from .calibration import Calibration, InputStats, hash_layers
+from .errors import TpecError
+from .families import QUANTIZE
+from .grid import FP8_MAX
+from .layout import LayerOptions
+from .metric import DenseMetric
+from .plan import Plan
+
+#: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
+_CENTRING = 0.95
+#: Damping in units of the mean diagonal: about _SHRINKAGE * width / tokens, within these bounds.
+_SHRINKAGE = 2.0
+_DAMPING = (0.003, 0.03)
+#: Fewer distinct tokens per column than this and the mean is not trusted either.
+_FEW = 8.0
+#: The least size of an input, relative to its maximum, that FP8 keeps to a few percent: 448 / 2^-6.
+_FP8_RANGE = 28672.0
+
+
+def damping(stats: InputStats) -> float:
+    """The share of the mean diagonal that is added to it: more for few tokens (shrinkage to a multiple of I)."""
+    low, high = _DAMPING
+    return min(max(_SHRINKAGE * stats.width / max(stats.tokens, 1), low), high)
+
+
+def centred(stats: InputStats, has_bias: bool) -> bool:
+    """Whether the mean is taken out of the metric and put into the bias instead."""
+    return has_bias and stats.tokens >= _FEW * stats.width
+
+
+def calibrated_metric(stats: InputStats, has_bias: bool, device: torch.device) -> DenseMetric:
+    """Damped E[x x^T], less the mean's part where the bias takes care of it; columns by falling energy."""
+    moment = stats.second_moment(device)
+    if centred(stats, has_bias):
+        mean = stats.mean.to(device)
+        moment.addr_(mean, mean, alpha=-_CENTRING)
+    diagonal = moment.diagonal()
+    average = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
+    moment /= average
+    share = damping(stats)
+    order = diagonal.argsort(descending=True, stable=True)
+    # Float32 Gram matrices of few tokens can be slightly indefinite: then damp more.
+    for _ in range(4):
+        moment.diagonal().add_(share)
+        try:
+            return DenseMetric(moment, order)
+        except torch.linalg.LinAlgError:
+            share *= 9
+    raise TpecError("The calibration holds a matrix that is not positive: collect it anew.")
+
+
+def layer_hash(plan: Plan) -> str:
+    """The hash that a calibration of this checkpoint's quantizable layers carries."""
+    return hash_layers({layer.local_layer: layer.shape for layer in plan.of(QUANTIZE)})
+
+
+def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
+    """Names (in the file) of the layers it covers. Raises TpecError when it is of another model."""
+    layers = plan.of(QUANTIZE)
+    covered = [layer for layer in layers if calibration.stats(layer.local_layer) is not None]
+    for layer in covered:
+        width = calibration.stats(layer.local_layer).width
+        if width != layer.shape[1]:
+            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' reads {width} values, "
+                            f"that of {plan.checkpoint.name} {layer.shape[1]}.")
+    if not covered:
+        raise TpecError(f"The calibration is of another model: it knows none of the {len(layers)} layers of "
+                        f"{plan.checkpoint.name}.")
+    return tuple(layer.layer for layer in covered)
+
+
+def layer_options(plan: Plan, calibration: Calibration | None) -> Mapping[str, LayerOptions]:
+    """Matmul and input scale per layer: with `fp8` matmul, inputs of too wide a range keep full precision."""
+    if plan.settings.matmul == "full_precision":
+        return {}
+    options = {}
+    for layer in plan.of(QUANTIZE):
+        stats = calibration.stats(layer.local_layer) if calibration else None
+        if stats is not None:
+            options[layer.layer] = _fp8_options(stats)
+    return options
+
+
+def _fp8_options(stats: InputStats) -> LayerOptions:
+    diagonal = stats.gram.diagonal() if stats.gram is not None else (
+        stats.rest + stats.vectors.square() @ stats.values)
+    typical = diagonal.mean().sqrt().item()
+    if stats.absmax <= 0 or stats.absmax > _FP8_RANGE / 8 * typical:
+        return LayerOptions(full_precision=True)
+    return LayerOptions(input_scale=stats.absmax / FP8_MAX, full_precision=False)

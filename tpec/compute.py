@@ -1,0 +1,144 @@
+"""What one lane does with one layer: choose the metric, quantize, fetch the result back, note what it cost."""
+
+import math
+import time
+from functools import partial
+
+import torch
+
+from .calibrated import calibrated_metric, centred
+from .calibration import Calibration, InputStats
+from .errors import TpecError
+from .lane import Lane, Read, Write
+from .layer import FACTS, Quantized, check_finite, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
+from .layout import Layout, scalar_names
+from .metric import DenseMetric
+from .plan import Plan
+from .principal import data_free_metric, principal_components
+from .progress import Meter
+
+#: Data-free: this share of the columns' number of components, and their extra weight (docs/numerics.md).
+RANK_SHARE = 16
+STRENGTH = 2.0
+#: Sweeps of coordinate descent by default: they pay on real inputs, hardly on the weight's own components.
+SWEEPS_CALIBRATED = 4
+SWEEPS_DATA_FREE = 0
+#: Smaller chunks tried when the device runs out of memory, before the CPU takes the layer.
+_SHRINK = (1, 4, 16)
+
+
+class Compute:
+    """Quantizes layers on one device; keeps the last calibrated metric, which neighbours share."""
+
+    def __init__(self, plan: Plan, calibration: Calibration | None, layout: Layout, device: torch.device,
+                 meter: Meter) -> None:
+        self._plan = plan
+        self._calibration = calibration
+        self._layout = layout
+        self._device = device
+        self._meter = meter
+        self._metric: tuple[object, DenseMetric] | None = None
+        self._download = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.notes: list[str] = []
+
+    def run(self, lane: Lane, item: Read) -> Write:
+        """Quantize one weight [out, in]; the returned pieces may still be on their way from the device."""
+        begun = time.monotonic()
+        layer = item.task.layer
+        self._meter.begin(layer.layer)
+        if item.ready is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(item.ready)
+            item.weight.record_stream(stream)
+            if item.bias is not None:
+                item.bias.record_stream(stream)
+        largest = check_finite(layer.name, item.weight)
+        quantized, bias, metric = self._with_less_memory(item, largest)
+        numbers = torch.cat([quantized.scale.reshape(1), quantized.facts])
+        host, ready = self._to_host(lane, [quantized.codes, numbers, *([bias] if bias is not None else [])])
+        scale = host[1][:4]
+        pieces = [(layer.name, host[0], 0), *((name, scale, 0) for name in scalar_names(layer.layer, self._plan))]
+        if bias is not None:
+            pieces.append((item.task.bias.name, host[2], 0))
+        facts = partial(_facts, layer.layer, host[1], metric, begun)
+        return Write(tuple(pieces), item.task, facts, ready)
+
+    def _with_less_memory(self, item: Read, largest: torch.Tensor) -> tuple[Quantized, torch.Tensor | None, str]:
+        items = chunk_items(self._device)
+        if self._device.type == "cpu":
+            return self._quantize(item.weight, item.bias, largest, item, items)
+        for shrink in _SHRINK:
+            try:
+                return self._quantize(item.weight, item.bias, largest, item, items // shrink)
+            except torch.OutOfMemoryError:
+                self._metric = None
+                torch.cuda.empty_cache()
+        note = f"{self._device} ran out of memory; some layers were computed on the CPU"
+        if note not in self.notes:
+            self.notes.append(note)
+        cpu = torch.device("cpu")
+        bias = item.bias.cpu() if item.bias is not None else None
+        result = self._quantize(item.weight.cpu(), bias, largest.cpu(), item, chunk_items(cpu))
+        self._metric = None
+        return result
+
+    def _quantize(self, weight: torch.Tensor, bias: torch.Tensor | None, largest: torch.Tensor, item: Read,
+                  items: int) -> tuple[Quantized, torch.Tensor | None, str]:
+        settings, tick = self._plan.settings, self._meter.tick
+        if settings.method == "nearest":
+            return quantize_nearest(weight, largest, items, tick), bias, "nearest"
+        stats = self._calibration.stats(item.task.layer.local_layer) if self._calibration else None
+        if stats is None:
+            k = settings.top_k or max(1, weight.shape[1] // RANK_SHARE)
+            sweeps = SWEEPS_DATA_FREE if settings.num_iter is None else settings.num_iter
+            components = principal_components(weight, k, items)
+            metric = data_free_metric(components, STRENGTH)
+            return quantize_tpec(weight, largest, metric, sweeps, components, items, tick), bias, "weight"
+        sweeps = SWEEPS_CALIBRATED if settings.num_iter is None else settings.num_iter
+        has_bias = bias is not None
+        metric = self._calibrated(item.task.layer.local_layer, stats, has_bias, weight.device)
+        quantized = quantize_tpec(weight, largest, metric, sweeps, None, items, tick)
+        if has_bias and centred(stats, has_bias):
+            bias = corrected_bias(weight, quantized, bias, stats.mean.to(weight.device), items)
+        return quantized, bias, "activation"
+
+    def _calibrated(self, layer: str, stats: InputStats, has_bias: bool, device: torch.device) -> DenseMetric:
+        key = (self._calibration.layers[layer], has_bias, device)
+        if self._metric is None or self._metric[0] != key:
+            self._metric = None
+            self._metric = (key, calibrated_metric(stats, has_bias, device))
+        return self._metric[1]
+
+    def _to_host(self, lane: Lane, tensors: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.cuda.Event | None]:
+        """Flat byte tensors on the host; on CUDA they are complete once the event has passed."""
+        flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
+        if self._download is None or flat[0].device.type == "cpu":
+            return [tensor.cpu() for tensor in flat], None
+        self._download.wait_stream(torch.cuda.current_stream(self._device))
+        host = [lane.host_buffer(tensor.numel()) for tensor in flat]
+        with torch.cuda.stream(self._download):
+            for target, tensor in zip(host, flat, strict=True):
+                target.copy_(tensor, non_blocking=True)
+                tensor.record_stream(self._download)
+            ready = torch.cuda.Event()
+            ready.record(self._download)
+        return host, ready
+
+
+def _facts(layer: str, numbers: torch.Tensor, metric: str, begun: float) -> dict[str, object]:
+    """The layer's line of the report, from the numbers the device sent; raises TpecError if they are not finite."""
+    scale, *values = numbers.view(torch.float32).tolist()
+    facts = dict(zip(FACTS, values, strict=True))
+    if not all(map(math.isfinite, (scale, *values))):
+        raise TpecError(f"Quantizing '{layer}' gave values that are not finite: the layer's weights are out of range.")
+    norm2 = facts["weight_norm2"] or 1.0
+    data_free = metric == "weight"
+    return {
+        "name": layer, "shape": (), "scale": scale, "metric": metric,
+        "relative_error": math.sqrt(facts["error2"] / norm2),
+        "nearest_error": math.sqrt(facts["nearest_error2"] / norm2),
+        "loss": facts["loss"] / norm2, "nearest_loss": facts["nearest_loss"] / norm2,
+        "saturated": int(facts["saturated"]), "sweeps": int(facts["sweeps"]), "seconds": time.monotonic() - begun,
+        "principal_before": facts["principal_before"] if data_free else None,
+        "principal_after": facts["principal_after"] if data_free else None,
+    }

@@ -1,0 +1,35 @@
+"""Which device computes, from what the user says."""
+
+import torch
+
+from .errors import TpecError
+
+
+def choose_devices(wanted: str, rank: int = 0) -> tuple[torch.device, ...]:
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or several separated by commas. Raises TpecError for one that is not there.
+
+    Under torchrun, rank r takes the r-th GPU for `auto` and `cuda`.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return (torch.device("cuda", rank % torch.cuda.device_count()),)
+        return (torch.device("cpu"),)
+    return tuple(_device(name.strip(), rank) for name in wanted.split(","))
+
+
+def _device(name: str, rank: int) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise TpecError(f"There is no device '{name}': use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = rank % max(count, 1) if device.index is None else device.index
+        if index >= count:
+            raise TpecError(f"Device {name} is not there: this PyTorch sees {count} CUDA GPU(s); use --device cpu.")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise TpecError("Device mps is not there: use --device cpu.")
+    if device.type not in ("cpu", "mps"):
+        raise TpecError(f"Device {name} is not supported: use auto, cpu, cuda or cuda:N.")
+    return device

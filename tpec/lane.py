@@ -1,0 +1,219 @@
+"""One device's share of a run: a reader thread, the compute loop and a writer thread, with bounded memory between them.
+
+Tensors that stay as they are go from the reader to the writer in pieces and never touch the device.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .checkpoint import Reader
+from .dtypes import TORCH_DTYPES
+from .errors import Interrupted
+from .header import TensorInfo
+from .spool import Journal, SpoolFile
+from .work import Task
+
+_PIECE = 32 << 20
+_AHEAD = 2
+_POLL = 0.2
+
+
+@dataclass(frozen=True)
+class Read:
+    """A tensor to quantize, on its device; `ready` is the upload's event."""
+
+    task: Task
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    ready: torch.cuda.Event | None
+
+
+@dataclass(frozen=True)
+class Write:
+    """Bytes on their way to the file: (tensor name, host tensor, offset); `facts` makes the journal's entry.
+
+    `task` is set on a task's last piece. `ready` is the download's event.
+    """
+
+    pieces: tuple[tuple[str, torch.Tensor, int], ...]
+    task: Task | None
+    facts: Callable[[], dict[str, object]] | None = None
+    ready: torch.cuda.Event | None = None
+
+
+@dataclass
+class Stages:
+    """Seconds each stage was busy; the rest of a run it waited."""
+
+    read: float = 0.0
+    compute: float = 0.0
+    write: float = 0.0
+
+
+class Budget:
+    """Bytes of host memory in flight; one request larger than the limit passes alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used = limit, 0
+        self._changed = threading.Condition()
+
+    def take(self, nbytes: int, stop: threading.Event) -> None:
+        with self._changed:
+            while self._used and self._used + nbytes > self._limit:
+                self._changed.wait(_POLL)
+                if stop.is_set():
+                    raise Interrupted("stopped")
+            self._used += nbytes
+
+    def give(self, nbytes: int) -> None:
+        with self._changed:
+            self._used -= nbytes
+            self._changed.notify_all()
+
+
+@dataclass
+class Lane:
+    """Runs `tasks` on `device`; `compute` turns a Read into a Write, `finished` hears of every task that is on disk."""
+
+    device: torch.device
+    tasks: Sequence[Task]
+    reader: Reader
+    spool: SpoolFile
+    journal: Journal
+    compute: Callable[["Lane", Read], Write]
+    finished: Callable[[Task, dict[str, object] | None], None]
+    stages: Stages = field(default_factory=Stages)
+
+    def __post_init__(self) -> None:
+        quantized = [task.layer.info.nbytes for task in self.tasks if task.quantize]
+        self._budget = Budget(2 * max([*quantized, _PIECE]))
+        self._inbox: queue.Queue[Read | None] = queue.Queue(_AHEAD)
+        self._outbox: queue.Queue[Write | None] = queue.Queue()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._cuda = self.device.type == "cuda"
+
+    def run(self) -> None:
+        """Work through all tasks; the first error of any stage stops the others and is raised here."""
+        threads = [threading.Thread(target=self._guard, args=(stage,), daemon=True)
+                   for stage in (self._read_all, self._write_all)]
+        for thread in threads:
+            thread.start()
+        try:
+            for item in self._received(self._inbox):
+                begun = time.monotonic()
+                self._outbox.put(self.compute(self, item))
+                self.stages.compute += time.monotonic() - begun
+            self._outbox.put(None)
+            while threads[1].is_alive():
+                threads[1].join(_POLL)
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+        if self._error:
+            raise self._error
+
+    def stop(self) -> None:
+        """Ask every stage to end; `run` returns or raises soon after."""
+        self._stop.set()
+
+    def host_buffer(self, nbytes: int) -> torch.Tensor:
+        """Bytes on the host, pinned for a CUDA device."""
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._cuda)
+
+    def _guard(self, stage: Callable[[], None]) -> None:
+        try:
+            stage()
+        except BaseException as error:  # noqa: BLE001 - handed to the lane's caller, which raises it
+            if self._error is None:
+                self._error = error
+            self._stop.set()
+
+    def _received(self, box: queue.Queue) -> Iterator:
+        while not self._stop.is_set():
+            try:
+                item = box.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            yield item
+
+    def _send(self, item: Read | None) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._inbox.put(item, timeout=_POLL)
+            except queue.Full:
+                continue
+
+    def _read_all(self) -> None:
+        stream = torch.cuda.Stream(self.device) if self._cuda else None
+        for task in self.tasks:
+            if self._stop.is_set():
+                return
+            if task.quantize:
+                self._send(self._read(task, stream))
+            else:
+                self._copy(task)
+        self._send(None)
+
+    def _read(self, task: Task, stream: torch.cuda.Stream | None) -> Read:
+        info = task.layer.info
+        self._budget.take(info.nbytes, self._stop)
+        begun = time.monotonic()
+        weight, bias = self._host(info), self._host(task.bias) if task.bias else None
+        self.stages.read += time.monotonic() - begun
+        if stream is None:
+            return Read(task, weight, bias, None)
+        with torch.cuda.stream(stream):
+            weight = weight.to(self.device, non_blocking=True)
+            bias = bias.to(self.device, non_blocking=True) if bias is not None else None
+            ready = torch.cuda.Event()
+            ready.record(stream)
+        return Read(task, weight, bias, ready)
+
+    def _host(self, info: TensorInfo) -> torch.Tensor:
+        raw = self.host_buffer(info.nbytes)
+        self.reader.read_into(info, memoryview(raw.numpy()))
+        self.reader.drop_cache(info)
+        return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
+
+    def _copy(self, task: Task) -> None:
+        info = task.layer.info
+        for offset in range(0, max(info.nbytes, 1), _PIECE):
+            count = min(_PIECE, info.nbytes - offset)
+            self._budget.take(count, self._stop)
+            begun = time.monotonic()
+            piece = torch.empty(count, dtype=torch.uint8)
+            if count:
+                self.reader.read_into(info, memoryview(piece.numpy()), offset)
+            self.stages.read += time.monotonic() - begun
+            last = offset + count >= info.nbytes
+            self._outbox.put(Write(((info.name, piece, offset),), task if last else None))
+        self.reader.drop_cache(info)
+
+    def _write_all(self) -> None:
+        for item in self._received(self._outbox):
+            if item.ready is not None:
+                item.ready.synchronize()
+            facts = item.facts() if item.facts else None
+            begun = time.monotonic()
+            nbytes = 0
+            for name, data, offset in item.pieces:
+                self.spool.write(name, memoryview(data.numpy()), offset)
+                nbytes += data.numel()
+            copied = item.facts is None
+            self._budget.give(nbytes if copied else item.task.layer.info.nbytes)
+            if item.task is not None:
+                for name in item.task.written:
+                    self.journal.record(name, nbytes, facts if name == item.task.layer.name else None)
+                self.finished(item.task, facts)
+            self.stages.write += time.monotonic() - begun
+        if not self._stop.is_set():
+            self.journal.flush()

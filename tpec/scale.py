@@ -1,0 +1,43 @@
+"""The per-tensor scale: weight = scale * FP8 value, one float32 per layer."""
+
+import torch
+
+from .grid import FP8_MAX, round_to_grid
+
+#: The grid's last binade: with absmax / one of these as scale the largest weight lies exactly on the grid, and nothing
+#: saturates. Beyond an octave the grid repeats itself.
+TOPS = (448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0, 240.0)
+#: Weights looked at per candidate.
+SAMPLE_ITEMS = 1 << 20
+
+
+def absmax(weight: torch.Tensor) -> torch.Tensor:
+    """Largest magnitude of a weight of any float dtype, float32 0-d; NaN or infinite when the weight is not finite."""
+    low, high = torch.aminmax(weight)
+    return torch.maximum(low.float().abs(), high.float().abs())
+
+
+def absmax_scale(largest: torch.Tensor) -> torch.Tensor:
+    """The scale that maps the largest magnitude to 448; 1 for an all-zero weight, never subnormal."""
+    smallest = torch.finfo(torch.float32).tiny
+    return torch.where(largest > 0, (largest / FP8_MAX).clamp(min=smallest), torch.ones_like(largest))
+
+
+def sample_rows(rows: int, columns: int) -> torch.Tensor:
+    """Evenly spread row indices [m] whose weights number about SAMPLE_ITEMS."""
+    count = max(1, min(rows, SAMPLE_ITEMS // max(columns, 1)))
+    return torch.arange(count) * rows // count
+
+
+def search_scale(sample: torch.Tensor, importance: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """The scale of least squared rounding error of `sample` [n, m], its columns weighted by `importance` [n].
+
+    `base` is the absmax scale; candidates are base * 448 / TOPS.
+    """
+    scales = base * (FP8_MAX / torch.tensor(TOPS, device=sample.device))
+    losses = []
+    for scale, relative in zip(scales, scales / base, strict=True):
+        scaled = sample / scale
+        error2 = (round_to_grid(scaled) - scaled).square().sum(1)
+        losses.append((error2 @ importance) * relative.square())
+    return scales[torch.stack(losses).argmin()]

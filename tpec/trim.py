@@ -1,0 +1,78 @@
+"""Drive the published TPEC objective u_1^T (Q - W) v_1 to zero by moving a few weights to their other neighbour.
+
+The weights that pay least on the layer's metric for what they contribute go first, one in a row at a time so that no
+row's own error along v_1 grows; one last flip meets what is left.
+"""
+
+import torch
+
+from .grid import encode, neighbour
+from .metric import Metric
+from .principal import Components, row_chunks
+
+#: Weights considered, in the rows where u_1 is largest.
+_CANDIDATE_ITEMS = 1 << 19
+_PASSES = 8
+#: A flip costs at least this share of the mean loss of a weight: free flips that achieve little are not worth making.
+_FLOOR = 0.1
+
+
+def principal_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, components: Components,
+                    items: int) -> torch.Tensor:
+    """u_1^T (Q - W) v_1, signed, in units of the weights, float32 0-d; W [rows, n] is read chunk by chunk."""
+    v, u = components.first_right, components.first_left
+    parts = [u[a:b] @ ((codes[a:b].float() * scale - weight[a:b].float()) @ v)
+             for a, b in row_chunks(*weight.shape, items)]
+    return torch.stack(parts).sum()
+
+
+def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, components: Components,
+                   metric: Metric, items: int) -> torch.Tensor:
+    """Codes float8_e4m3fn [rows, n] with the objective near zero; only rows with a large u_1 change."""
+    n = weight.shape[1]
+    count = max(1, min(weight.shape[0], _CANDIDATE_ITEMS // n))
+    rows = components.first_left.abs().topk(count).indices
+    target = weight[rows].float() / scale
+    values = codes.view(torch.uint8)[rows].view(codes.dtype).float()
+    pull = components.first_left[rows][:, None] * components.first_right * scale
+    error = principal_error(weight, codes, scale, components, items)
+    for step in range(_PASSES):
+        move = neighbour(values, pull * error < 0) - values
+        gain = (pull * move).abs()
+        if step < _PASSES - 1:
+            flip = _cheapest(move, gain, _price(move, values - target, metric), error)
+        else:
+            flip = _closest(gain, error)
+        values = torch.where(flip, values + move, values)
+        error = error.sign() * (error.abs() - (gain * flip).sum())
+    codes.view(torch.uint8)[rows] = encode(values).view(torch.uint8)
+    return codes
+
+
+def _price(move: torch.Tensor, errors: torch.Tensor, metric: Metric) -> torch.Tensor:
+    """What moving each weight alone adds to the loss, with a floor; all [rows, n] in the file's order."""
+    ordered = errors.mT[metric.order]
+    slope = metric.gradient(metric.start(ordered), ordered, 0, len(ordered))
+    back = metric.order.argsort()
+    rise = move * (move * metric.diagonal[back] + 2 * slope[back].mT)
+    return rise.clamp(min=0) + _FLOOR * errors.square().mean()
+
+
+def _cheapest(move: torch.Tensor, gain: torch.Tensor, price: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """The best flip of every row, the best rows first, as many as do not overshoot; bool [rows, n]."""
+    rate, column = torch.where(gain > 0, price / gain, torch.inf).min(1)
+    order = rate.argsort(stable=True)
+    best = gain.gather(1, column[:, None])[:, 0]
+    fits = torch.zeros_like(rate, dtype=torch.bool)
+    fits[order] = best[order].cumsum(0) <= error.abs()
+    fits &= rate.isfinite()
+    return torch.zeros_like(gain, dtype=torch.bool).scatter_(1, column[:, None], fits[:, None])
+
+
+def _closest(gain: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """The one flip that comes closest to what is left, if it helps at all; bool [rows, n]."""
+    at = torch.where(gain > 0, (gain - error.abs()).abs(), torch.inf).argmin()
+    flat = gain.flatten()
+    flip = torch.zeros_like(flat, dtype=torch.bool)
+    flip[at] = (flat[at] - error.abs()).abs() < error.abs()
+    return flip.view_as(gain)

@@ -6,7 +6,7 @@ from .errors import TpecError
 
 
 def choose_devices(wanted: str, rank: int = 0) -> tuple[torch.device, ...]:
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or several separated by commas. Raises TpecError for one that is not there.
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or several separated by commas. Raises TpecError for one not there.
 
     Under torchrun, rank r takes the r-th GPU for `auto` and `cuda`.
     """

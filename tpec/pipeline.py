@@ -151,9 +151,11 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None,
 
 
 def _finished(meter: Meter, facts: dict[str, dict[str, object]], task: Task, fact: dict[str, object] | None) -> None:
+    message = ""
     if fact is not None:
         facts[task.layer.name] = fact
-    meter.advance(task.cost, task.quantize)
+        message = f"error {fact['relative_error']:.4f}"
+    meter.advance(task.cost, task.quantize, message)
 
 
 def _run_lanes(lanes: list[Lane]) -> None:

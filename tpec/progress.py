@@ -36,7 +36,7 @@ class Meter:
         self._report = report
         self._lock = threading.Lock()
         self._begun = time.monotonic()
-        self._layer = ""
+        self._layer = self._message = ""
 
     def begin(self, layer: str) -> None:
         """A lane starts on a layer."""
@@ -49,14 +49,16 @@ class Meter:
         with self._lock:
             self._done += cost
             self._index += layer
-        self.tick(message)
+            self._message = message or self._message
+        self.tick()
 
-    def tick(self, message: str = "") -> None:
+    def tick(self) -> None:
         """Give the listener a chance to show something or to stop the run."""
         if self._report is None:
             return
         with self._lock:
-            event = Progress(self._done, self._total, self._layer, self._index, self._count, message, self._eta())
+            event = Progress(self._done, self._total, self._layer, self._index, self._count, self._message,
+                             self._eta())
         self._report(event)
 
     def _eta(self) -> float | None:

@@ -1,0 +1,100 @@
+"""The CUDA path: the Triton kernel against the torch one, and whole files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tpec.checkpoint import Reader, open_checkpoint
+from tpec.demo import demo_tensors, write_safetensors
+from tpec.grid import round_to_grid
+from tpec.kernels import round_block_torch
+from tpec.layer import check_finite, chunk_items, quantize_tpec
+from tpec.metric import BLOCK, DenseMetric
+from tpec.pipeline import quantize
+from tpec.plan import make_plan
+from tpec.principal import data_free_metric, principal_components
+from tpec.settings import Settings
+from tpec.verify import verify
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+CUDA = torch.device("cuda", 0)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(CUDA)
+
+
+def test_grid_is_the_same_as_on_the_cpu() -> None:
+    x = torch.cat([random(1 << 16) * 100, random(1 << 16) * 0.01])
+    assert torch.equal(round_to_grid(x).cpu(), round_to_grid(x.cpu()))
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(BLOCK, 1), (BLOCK, 1000), (BLOCK - 1, 77), (1, 33), (17, 4096)])
+def test_triton_block_equals_torch(columns: int, rows: int) -> None:
+    triton_block = pytest.importorskip("tpec.kernels.triton_block")
+    if not triton_block.available():
+        pytest.skip("Triton cannot compile here")
+    base = random(columns, rows) * 60
+    targets = base + random(columns, rows, seed=1)
+    coupling = random(columns, columns, seed=2) * 0.1
+    got = triton_block.round_block_triton(targets.clone(), base, coupling)
+    expected = round_block_torch(targets.clone(), base, coupling)
+    # A value on a tie may fall to the other side, and later columns of its row with it.
+    rows_equal = (got == expected).all(0).float().mean()
+    assert rows_equal > 0.99
+    assert torch.equal(round_to_grid(got), got)
+
+
+@pytest.mark.parametrize("shape", [(384, 1536), (1000, 333)])
+def test_layer_like_on_the_cpu(shape: tuple[int, int]) -> None:
+    weight = (random(*shape) * 0.02).bfloat16()
+    losses = []
+    for device in (CUDA, torch.device("cpu")):
+        w = weight.to(device)
+        largest = check_finite("w", w)
+        components = principal_components(w, 24, chunk_items(device))
+        metric = data_free_metric(components, 2.0)
+        result = quantize_tpec(w, largest, metric, 1, components, chunk_items(device))
+        losses.append((result.facts[3] / result.facts[0]).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_dense_metric_like_on_the_cpu() -> None:
+    x = random(4096, 256) * torch.logspace(0, 1, 256, device=CUDA)
+    moment = x.T @ x / 4096 + torch.eye(256, device=CUDA)
+    weight = random(512, 256, seed=4).bfloat16()
+    codes = []
+    for device in (CUDA, torch.device("cpu")):
+        metric = DenseMetric(moment.to(device), torch.arange(256, device=device))
+        w = weight.to(device)
+        codes.append(quantize_tpec(w, check_finite("w", w), metric, 2, None, 1 << 20).codes.cpu())
+    same = (codes[0].view(torch.uint8) == codes[1].view(torch.uint8)).float().mean()
+    assert same > 0.98
+
+
+def test_file_on_cuda_is_verified_and_repeats(tmp_path: Path) -> None:
+    source = tmp_path / "model.safetensors"
+    write_safetensors(source, demo_tensors(), {})
+    plan = make_plan(open_checkpoint(source), Settings())
+    outputs = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    for output in outputs:
+        quantize(plan, output, devices=[CUDA])
+        assert verify(source, output).ok
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    with Reader(open_checkpoint(outputs[0])) as reader:
+        assert reader.tensor("single_blocks.0.linear1.weight").dtype == torch.float8_e4m3fn
+
+
+def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> None:
+    source = tmp_path / "model.safetensors"
+    write_safetensors(source, demo_tensors(), {})
+    total = torch.cuda.get_device_properties(CUDA).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(CUDA) + (4 << 20)) / total)
+    try:
+        report = quantize(make_plan(open_checkpoint(source), Settings()), tmp_path / "q.safetensors", devices=[CUDA])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert verify(source, tmp_path / "q.safetensors").ok
+    assert any("ran out of memory" in note for note in report.notes)

@@ -1,0 +1,7 @@
+"""python -m tpec"""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,230 @@
+"""The command line: python -m tpec quantize | inspect | verify | demo."""
+
+import argparse
+import glob
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__, inspection
+from .checkpoint import open_checkpoint
+from .device import choose_devices
+from .errors import TpecError
+from .estimate import estimate
+from .families import family_names
+from .naming import default_output
+from .pipeline import check_output, quantize
+from .plan import Plan, make_plan
+from .report import Report
+from .settings import FORMATS, MATMULS, METHODS, Settings
+from .terminal import TerminalProgress
+from .world import World, join_world, leave_world
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; failures are one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except TpecError as error:
+        print(f"tpec: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tpec", description="Quantize models to ComfyUI's native scaled FP8.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_quantize(commands.add_parser("quantize", help="write a scaled FP8 file", allow_abbrev=False))
+    inspect = commands.add_parser("inspect", help="say what a file is and what would become of it")
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--json", action="store_true", help="machine-readable")
+    inspect.set_defaults(run=_inspect)
+    verify = commands.add_parser("verify", help="hold a quantized file against its original; exit 1 on any fault")
+    verify.add_argument("original", type=Path)
+    verify.add_argument("quantized", type=Path)
+    verify.set_defaults(run=_verify)
+    demo = commands.add_parser("demo", help="make a small Flux-layout model, quantize and verify it")
+    demo.add_argument("--folder", type=Path, default=Path("tpec_demo"), help="where to write it (default: tpec_demo)")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="INPUT", help="safetensors files, sharded *.index.json files or their folders")
+    add("--input", dest="input_option", help="the input, as the published TPEC script takes it")
+    add("-o", "--output", type=Path, help="output file; a folder when there are several inputs")
+    add("--family", choices=family_names(), default="auto", help="model layout (default: recognised from the keys)")
+    add("--method", choices=METHODS, default="tpec")
+    add("--format", choices=FORMATS, default="universal", help="universal loads in every ComfyUI since 2024")
+    add("--matmul", choices=MATMULS, default="full_precision", help="what the file asks ComfyUI to do")
+    add("--top-k", "--top_k", type=int, metavar="K", help="principal components corrected (default: width / 16)")
+    add("--num-iter", "--num_iter", type=int, metavar="N", help="sweeps of coordinate descent after rounding")
+    add("--calibration", type=Path, metavar="FILE", help="statistics written by the calibration nodes")
+    add("--calib-samples", "--calib_samples", type=int, metavar="N",
+        help="accepted for the published script's sake; random inputs do not help and are not used")
+    add("--keep-distillation", "--keep_distillation", action="store_true", help="keep Chroma's distilled guidance")
+    add("--t5xxl", action="store_true", help="the input is a T5-XXL text encoder")
+    add("--include", default="", metavar="RE", help="quantize Linear weights whose name matches, too")
+    add("--exclude", default="", metavar="RE", help="keep tensors whose name matches")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N, or several separated by commas")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add("--resume", action="store_true", help="go on where a killed run stopped, and keep what an interrupt leaves")
+    add("--dry-run", action="store_true", help="show what would happen and stop")
+    add("--report", type=Path, metavar="FILE.json", help="write the full report")
+    add("--quiet", action="store_true", help="print errors only")
+    parser.set_defaults(run=_quantize)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    names = ("family", "method", "format", "matmul", "keep_distillation", "t5xxl", "top_k", "num_iter", "include",
+             "exclude")
+    return Settings(**{name: getattr(options, name) for name in names})
+
+
+def _inputs(options: argparse.Namespace) -> list[Path]:
+    given = [*options.inputs, *([options.input_option] if options.input_option else [])]
+    if not given:
+        raise TpecError("No input was given: name a .safetensors file.")
+    # Windows shells pass wildcards on.
+    return [Path(name) for pattern in given
+            for name in (sorted(glob.glob(pattern)) if glob.has_magic(pattern) and not Path(pattern).exists()
+                         else [pattern]) or [pattern]]
+
+
+def _outputs(options: argparse.Namespace, inputs: list[Path]) -> list[Path]:
+    derived = [default_output(path, options.keep_distillation) for path in inputs]
+    if options.output is None:
+        return derived
+    if len(inputs) == 1 and not options.output.is_dir():
+        return [options.output]
+    if not options.output.is_dir():
+        raise TpecError(f"{options.output} is not a folder: with several inputs -o names the folder for the results.")
+    return [options.output / path.name for path in derived]
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    inputs = _inputs(options)
+    outputs = _outputs(options, inputs)
+    if options.report and len(inputs) > 1:
+        raise TpecError("--report takes one input: run it for each.")
+    world = join_world()
+    talk = not options.quiet and world.rank == 0
+    if options.calib_samples is not None and talk:
+        print("--calib_samples is not used: random inputs say nothing about real ones.")
+    results: list[tuple[Path, Report | TpecError]] = []
+    try:
+        for source, output in zip(inputs, outputs, strict=True):
+            try:
+                results.append((source, _quantize_one(options, settings, source, output, world, talk)))
+            except TpecError as error:
+                if len(inputs) == 1:
+                    raise
+                results.append((source, error))
+                print(f"tpec: {error}", file=sys.stderr)
+    finally:
+        leave_world(world)
+    if len(inputs) > 1 and talk:
+        print(_batch_table(results))
+    return FAILED if any(isinstance(result, TpecError) for _, result in results) else DONE
+
+
+def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path, output: Path, world: World,
+                  talk: bool) -> Report | None:
+    plan = make_plan(open_checkpoint(source), settings)
+    devices = choose_devices(options.device, world.rank)
+    calibration = _calibration(options)
+    if talk:
+        print(plan.summary())
+        print(f"{estimate(plan, devices[0], calibration).text()}; on {', '.join(map(str, devices))}")
+    if options.dry_run:
+        if world.rank == 0:
+            print(plan.table())
+        return None
+    check_output(plan, output, options.overwrite)
+    with TerminalProgress(enabled=talk) as progress:
+        report = quantize(plan, output, devices=devices, calibration=calibration, progress=progress,
+                          overwrite=options.overwrite, resume=options.resume, world=world)
+    if talk:
+        print(report.summary())
+        print(f"saved {output}")
+    if options.report and world.rank == 0:
+        _write_report(options.report, report)
+    return report
+
+
+def _calibration(options: argparse.Namespace):  # noqa: ANN202 - imported only when asked for
+    if options.calibration is None:
+        return None
+    from .calibration_file import load_calibration
+
+    return load_calibration(options.calibration)
+
+
+def _write_report(path: Path, report: Report) -> None:
+    try:
+        path.write_text(json.dumps(report.to_json(), indent=1), "utf-8")
+    except OSError as error:
+        raise TpecError(f"The report {path} cannot be written: {error.strerror}; the model was saved.") from None
+
+
+def _batch_table(results: list[tuple[Path, Report | TpecError | None]]) -> str:
+    lines = [f"{'input':40} {'size':>7} {'time':>8}  result"]
+    for source, result in results:
+        if isinstance(result, Report):
+            ratio = result.output_nbytes / result.source_nbytes
+            lines.append(f"{source.name:40} {ratio:6.3f}x {result.seconds:7.1f}s  {result.output.name}")
+        else:
+            lines.append(f"{source.name:40} {'-':>7} {'-':>8}  {'failed' if result else 'planned'}")
+    return "\n".join(lines)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    data = inspection.inspect(options.file)
+    print(json.dumps(data, indent=1) if options.json else inspection.text(data))
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .verify import verify
+
+    result = verify(options.original, options.quantized)
+    print(result.text(), file=sys.stdout if result.ok else sys.stderr)
+    return DONE if result.ok else FAILED
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import demo_tensors, write_safetensors
+    from .verify import verify
+
+    options.folder.mkdir(parents=True, exist_ok=True)
+    source, output = options.folder / "demo_bf16.safetensors", options.folder / "demo_fp8.safetensors"
+    write_safetensors(source, demo_tensors(), {"title": "TPEC demo, Flux layout, made-up weights"})
+    print(f"made {source}")
+    plan: Plan = make_plan(open_checkpoint(source), Settings())
+    print(plan.summary())
+    with TerminalProgress(enabled=True) as progress:
+        report = quantize(plan, output, devices=choose_devices("auto"), progress=progress, overwrite=True)
+    print(report.summary())
+    result = verify(source, output)
+    print(result.text())
+    print(f"{'verified' if result.ok else 'FAULTY'}: {output}")
+    return DONE if result.ok else FAILED

@@ -1,0 +1,46 @@
+"""Memory a run will take, from the plan alone; both bounds are independent of the model's size."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .calibration import Calibration
+from .families import QUANTIZE
+from .layer import chunk_items
+from .plan import Plan
+
+_MIB = 1 << 20
+_PIECE = 32 * _MIB
+#: Float32 copies of a chunk of rows alive at once while it is rounded (measured with benchmarks/memory.py).
+_CHUNK_COPIES = 8
+#: n x n float32 matrices alive while a calibrated metric is made: moment, permuted, Cholesky factor and its flip.
+_DENSE_COPIES = 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on the host and on the device beyond what PyTorch itself takes."""
+
+    host: int
+    device: int
+
+    def text(self) -> str:
+        parts = [f"about {self.host / 1e9:.1f} GB of memory"]
+        if self.device:
+            parts.append(f"{self.device / 1e9:.1f} GB of VRAM")
+        return "needs " + " and ".join(parts) + ", whatever the model's size"
+
+
+def estimate(plan: Plan, device: torch.device, calibration: Calibration | None = None) -> Estimate:
+    """Peak memory of one lane on `device`."""
+    layers = plan.of(QUANTIZE)
+    largest = max(layer.info.nbytes for layer in layers)
+    items = max(layer.info.items for layer in layers)
+    width = max((layer.shape[1] for layer in layers
+                 if calibration is not None and calibration.stats(layer.local_layer) is not None), default=0)
+    pipeline = 2 * max(largest, _PIECE) + 2 * items
+    work = (largest + 2 * items + _CHUNK_COPIES * 4 * min(chunk_items(device), items)
+            + _DENSE_COPIES * 4 * width**2)
+    if device.type == "cpu":
+        return Estimate(pipeline + work, 0)
+    return Estimate(pipeline, 2 * largest + work)

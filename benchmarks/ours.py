@@ -5,34 +5,46 @@ from pathlib import Path
 
 import torch
 
-from tpec.layer import Quantized, quantize_nearest, quantize_tpec
+from tpec.calibrated import calibrated_metric
+from tpec.calibration import InputStats
+from tpec.compute import RANK_SHARE, STRENGTH, SWEEPS_CALIBRATED, SWEEPS_DATA_FREE
+from tpec.layer import Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
 from tpec.metric import DenseMetric
 from tpec.principal import data_free_metric, principal_components
 from tpec.scale import absmax
 
+#: Enough tokens for the engine to trust a synthetic Gram matrix as it would real ones.
+TOKENS = 10_000_000
+
 
 def collect(model: torch.nn.Module, run: Iterable[object], checkpoint: Path, target: Path) -> Path | None:
+    """Collect a calibration while `run` is used up, and save it."""
     return None
 
 
 def nearest(weight: torch.Tensor) -> Quantized:
     """Round to nearest."""
-    return quantize_nearest(weight, absmax(weight))
+    return quantize_nearest(weight, absmax(weight), chunk_items(weight.device))
 
 
 def data_free(weight: torch.Tensor) -> Quantized:
     """The default method without calibration."""
-    components = principal_components(weight, 16, 1 << 26)
-    return quantize_tpec(weight, absmax(weight), data_free_metric(components, 1.0), 1, components)
+    items = chunk_items(weight.device)
+    components = principal_components(weight, max(1, weight.shape[1] // RANK_SHARE), items)
+    metric = data_free_metric(components, STRENGTH)
+    return quantize_tpec(weight, absmax(weight), metric, SWEEPS_DATA_FREE, components, items)
 
 
 def factor(gram: torch.Tensor) -> DenseMetric:
     """What layers with the same input share: the damped metric of their Gram matrix, factored."""
-    n = len(gram)
-    damped = gram + 0.01 * gram.diagonal().mean() * torch.eye(n, device=gram.device)
-    return DenseMetric(damped, gram.diagonal().argsort(descending=True, stable=True))
+    stats = InputStats(torch.zeros(len(gram), device=gram.device), 1.0, TOKENS, gram)
+    return calibrated_metric(stats, True, gram.device)
 
 
-def calibrated(weight: torch.Tensor, metric: DenseMetric) -> Quantized:
-    """The default method with calibration."""
-    return quantize_tpec(weight, absmax(weight), metric, 1, None)
+def calibrated(weight: torch.Tensor, metric: DenseMetric) -> tuple[Quantized, torch.Tensor]:
+    """The default method with calibration: the layer and its corrected bias."""
+    items = chunk_items(weight.device)
+    quantized = quantize_tpec(weight, absmax(weight), metric, SWEEPS_CALIBRATED, None, items)
+    bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
+    mean = torch.zeros(weight.shape[1], device=weight.device)
+    return quantized, corrected_bias(weight, quantized, bias, mean, items)

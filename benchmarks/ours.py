@@ -7,7 +7,7 @@ import torch
 
 from tpec.calibrated import calibrated_metric
 from tpec.calibration import InputStats
-from tpec.compute import RANK_SHARE, STRENGTH, SWEEPS_CALIBRATED, SWEEPS_DATA_FREE
+from tpec.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_DATA_FREE, default_rank
 from tpec.layer import Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
 from tpec.metric import DenseMetric
 from tpec.principal import data_free_metric, principal_components
@@ -29,10 +29,10 @@ def nearest(weight: torch.Tensor) -> Quantized:
 
 def data_free(weight: torch.Tensor) -> Quantized:
     """The default method without calibration."""
-    items = chunk_items(weight.device)
-    components = principal_components(weight, max(1, weight.shape[1] // RANK_SHARE), items)
+    items, largest = chunk_items(weight.device), absmax(weight)
+    components = principal_components(weight, largest, default_rank(weight.shape[1]), items)
     metric = data_free_metric(components, STRENGTH)
-    return quantize_tpec(weight, absmax(weight), metric, SWEEPS_DATA_FREE, components, items)
+    return quantize_tpec(weight, largest, metric, SWEEPS_DATA_FREE, components, items)
 
 
 def factor(gram: torch.Tensor) -> DenseMetric:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tpec.grid import FP8_MAX, encode, round_to_grid
-from tpec.kernels import round_block_torch
-from tpec.metric import BLOCK, DenseMetric, LowRankMetric, unit_upper
+from tpec.kernels import BLOCK, round_block_torch
+from tpec.metric import DenseMetric, LowRankMetric, unit_upper
 from tpec.rounding import descend, feedback, nearest
 
 

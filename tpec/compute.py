@@ -17,14 +17,20 @@ from .plan import Plan
 from .principal import data_free_metric, principal_components
 from .progress import Meter
 
-#: Data-free: this share of the columns' number of components, and their extra weight (docs/numerics.md).
+#: Data-free: this share of the columns' number of components, at most so many, and their extra weight.
 RANK_SHARE = 16
+RANK_LIMIT = 256
 STRENGTH = 2.0
 #: Sweeps of coordinate descent by default: they pay on real inputs, hardly on the weight's own components.
 SWEEPS_CALIBRATED = 4
 SWEEPS_DATA_FREE = 0
 #: Smaller chunks tried when the device runs out of memory, before the CPU takes the layer.
 _SHRINK = (1, 4, 16)
+
+
+def default_rank(width: int) -> int:
+    """Principal components corrected in a layer that reads `width` values, when the user does not say."""
+    return min(max(1, width // RANK_SHARE), RANK_LIMIT)
 
 
 class Compute:
@@ -52,8 +58,7 @@ class Compute:
             item.weight.record_stream(stream)
             if item.bias is not None:
                 item.bias.record_stream(stream)
-        largest = check_finite(layer.name, item.weight)
-        quantized, bias, metric = self._with_less_memory(item, largest)
+        quantized, bias, metric = self._with_less_memory(item)
         numbers = torch.cat([quantized.scale.reshape(1), quantized.facts])
         host, ready = self._to_host(lane, [quantized.codes, numbers, *([bias] if bias is not None else [])])
         scale = host[1][:4]
@@ -63,13 +68,13 @@ class Compute:
         facts = partial(_facts, layer.layer, host[1], metric, begun)
         return Write(tuple(pieces), item.task, facts, ready)
 
-    def _with_less_memory(self, item: Read, largest: torch.Tensor) -> tuple[Quantized, torch.Tensor | None, str]:
+    def _with_less_memory(self, item: Read) -> tuple[Quantized, torch.Tensor | None, str]:
         items = chunk_items(self._device)
         if self._device.type == "cpu":
-            return self._quantize(item.weight, item.bias, largest, item, items)
-        for shrink in _SHRINK:
+            return self._quantize(item.weight, item.bias, item, items)
+        for shrink in _SHRINK if item.weight.device == self._device else ():
             try:
-                return self._quantize(item.weight, item.bias, largest, item, items // shrink)
+                return self._quantize(item.weight, item.bias, item, items // shrink)
             except torch.OutOfMemoryError:
                 self._metric = None
                 torch.cuda.empty_cache()
@@ -78,20 +83,21 @@ class Compute:
             self.notes.append(note)
         cpu = torch.device("cpu")
         bias = item.bias.cpu() if item.bias is not None else None
-        result = self._quantize(item.weight.cpu(), bias, largest.cpu(), item, chunk_items(cpu))
+        result = self._quantize(item.weight.cpu(), bias, item, chunk_items(cpu))
         self._metric = None
         return result
 
-    def _quantize(self, weight: torch.Tensor, bias: torch.Tensor | None, largest: torch.Tensor, item: Read,
+    def _quantize(self, weight: torch.Tensor, bias: torch.Tensor | None, item: Read,
                   items: int) -> tuple[Quantized, torch.Tensor | None, str]:
         settings, tick = self._plan.settings, self._meter.tick
+        largest = check_finite(item.task.layer.name, weight)
         if settings.method == "nearest":
             return quantize_nearest(weight, largest, items, tick), bias, "nearest"
         stats = self._calibration.stats(item.task.layer.local_layer) if self._calibration else None
         if stats is None:
-            k = settings.top_k or max(1, weight.shape[1] // RANK_SHARE)
+            k = settings.top_k or default_rank(weight.shape[1])
             sweeps = SWEEPS_DATA_FREE if settings.num_iter is None else settings.num_iter
-            components = principal_components(weight, k, items)
+            components = principal_components(weight, largest, k, items)
             metric = data_free_metric(components, STRENGTH)
             return quantize_tpec(weight, largest, metric, sweeps, components, items, tick), bias, "weight"
         sweeps = SWEEPS_CALIBRATED if settings.num_iter is None else settings.num_iter

@@ -25,7 +25,7 @@ _POLL = 0.2
 
 @dataclass(frozen=True)
 class Read:
-    """A tensor to quantize, on its device; `ready` is the upload's event."""
+    """A tensor to quantize, on its device, or on the host where it did not fit; `ready` is the upload's event."""
 
     task: Task
     weight: torch.Tensor
@@ -171,12 +171,16 @@ class Lane:
         self.stages.read += time.monotonic() - begun
         if stream is None:
             return Read(task, weight, bias, None)
-        with torch.cuda.stream(stream):
-            weight = weight.to(self.device, non_blocking=True)
-            bias = bias.to(self.device, non_blocking=True) if bias is not None else None
-            ready = torch.cuda.Event()
-            ready.record(stream)
-        return Read(task, weight, bias, ready)
+        try:
+            with torch.cuda.stream(stream):
+                moved = weight.to(self.device, non_blocking=True)
+                moved_bias = bias.to(self.device, non_blocking=True) if bias is not None else None
+                ready = torch.cuda.Event()
+                ready.record(stream)
+        except torch.OutOfMemoryError:
+            # The compute stage decides what to do with a weight that does not fit.
+            return Read(task, weight, bias, None)
+        return Read(task, moved, moved_bias, ready)
 
     def _host(self, info: TensorInfo) -> torch.Tensor:
         raw = self.host_buffer(info.nbytes)

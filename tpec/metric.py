@@ -10,12 +10,11 @@ from typing import Protocol
 
 import torch
 
-#: Columns rounded by one sequential kernel; the rest of the work is matrix products.
-BLOCK = 64
+from .kernels import block_size
 
 
 class Metric(Protocol):
-    """The two linear maps that rounding needs, block of columns by block of columns.
+    """The two linear maps that rounding needs, `block` columns by `block` columns.
 
     `order` [n] puts the columns into rounding order; all else is in that order. `start(errors)` makes the running
     state of a chunk of rows, `push` tells it that errors[begin:end] grew by `change`.
@@ -23,6 +22,7 @@ class Metric(Protocol):
 
     order: torch.Tensor
     diagonal: torch.Tensor
+    block: int
 
     def start(self, errors: torch.Tensor) -> torch.Tensor: ...
 
@@ -48,6 +48,7 @@ class LowRankMetric:
 
     def __init__(self, vectors: torch.Tensor, strength: torch.Tensor, order: torch.Tensor) -> None:
         self.order = order
+        self.block = block_size(vectors.device)
         self._vectors = vectors[order].contiguous()
         self._strength = strength
         self.diagonal = 1 + self._vectors.square() @ strength
@@ -55,14 +56,14 @@ class LowRankMetric:
 
     def _prepare(self) -> None:
         n, k = self._vectors.shape
-        blocks = -(-n // BLOCK)
-        padded = torch.zeros(blocks * BLOCK, k, device=self._vectors.device)
+        blocks = -(-n // self.block)
+        padded = torch.zeros(blocks * self.block, k, device=self._vectors.device)
         padded[:n] = self._vectors
-        v = padded.view(blocks, BLOCK, k)
+        v = padded.view(blocks, self.block, k)
         grams = v.mT @ v
         after = grams.flip(0).cumsum(0).flip(0) - grams
         s = torch.linalg.inv(after + torch.diag(1 / self._strength))
-        metric = torch.eye(BLOCK, device=v.device) + v @ s @ v.mT
+        metric = torch.eye(self.block, device=v.device) + v @ s @ v.mT
         coupling = unit_upper(metric)
         pull = torch.linalg.solve(metric, v @ s)
         # Shifted so that the kernel can measure every error from the weight itself.
@@ -76,10 +77,10 @@ class LowRankMetric:
         state.addmm_(self._vectors[begin:end].mT, change)
 
     def feedback(self, state: torch.Tensor, begin: int, end: int) -> torch.Tensor:
-        return self._pull[begin // BLOCK, : end - begin] @ state
+        return self._pull[begin // self.block, : end - begin] @ state
 
     def feedback_coupling(self, begin: int, end: int) -> torch.Tensor:
-        return self._coupling[begin // BLOCK, : end - begin, : end - begin].contiguous()
+        return self._coupling[begin // self.block, : end - begin, : end - begin].contiguous()
 
     def gradient(self, state: torch.Tensor, errors: torch.Tensor, begin: int, end: int) -> torch.Tensor:
         return errors[begin:end] + (self._vectors[begin:end] * self._strength) @ state
@@ -98,6 +99,7 @@ class DenseMetric:
 
     def __init__(self, matrix: torch.Tensor, order: torch.Tensor) -> None:
         self.order = order
+        self.block = block_size(matrix.device)
         self._matrix = matrix[order][:, order]
         self.diagonal = self._matrix.diagonal().clone()
         self._upper = unit_upper(self._matrix)

@@ -9,7 +9,7 @@ import torch
 
 from .grid import round_to_grid
 from .kernels import block_rounder
-from .metric import BLOCK, Metric
+from .metric import Metric
 
 #: Called between blocks; may raise to stop.
 Tick = Callable[[], None]
@@ -30,8 +30,8 @@ def feedback(weights: torch.Tensor, metric: Metric, tick: Tick = no_tick) -> tup
     values = torch.empty_like(weights)
     errors = torch.zeros_like(weights)
     state = metric.start(errors)
-    for begin in range(0, len(weights), BLOCK):
-        end = min(begin + BLOCK, len(weights))
+    for begin in range(0, len(weights), metric.block):
+        end = min(begin + metric.block, len(weights))
         base = weights[begin:end]
         targets = base - metric.feedback(state, begin, end)
         values[begin:end] = round_block(targets, base, metric.feedback_coupling(begin, end))
@@ -49,8 +49,8 @@ def descend(values: torch.Tensor, errors: torch.Tensor, metric: Metric, tick: Ti
     round_block = block_rounder(values.device)
     state = metric.start(errors)
     moved = torch.zeros((), dtype=torch.int64, device=values.device)
-    for begin in range(0, len(values), BLOCK):
-        end = min(begin + BLOCK, len(values))
+    for begin in range(0, len(values), metric.block):
+        end = min(begin + metric.block, len(values))
         old = values[begin:end]
         pull = metric.gradient(state, errors, begin, end) / metric.diagonal[begin:end, None]
         new = round_block(old - pull, old, metric.gradient_coupling(begin, end))

@@ -19,9 +19,10 @@ _FLOOR = 0.1
 
 def principal_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, components: Components,
                     items: int) -> torch.Tensor:
-    """u_1^T (Q - W) v_1, signed, in units of the weights, float32 0-d; W [rows, n] is read chunk by chunk."""
+    """u_1^T (Q - W) v_1, signed, in the components' unit, float32 0-d; W [rows, n] is read chunk by chunk."""
     v, u = components.first_right, components.first_left
-    parts = [u[a:b] @ ((codes[a:b].float() * scale - weight[a:b].float()) @ v)
+    relative = scale / components.unit
+    parts = [u[a:b] @ ((codes[a:b].float() * relative - weight[a:b].float() / components.unit) @ v)
              for a, b in row_chunks(*weight.shape, items)]
     return torch.stack(parts).sum()
 
@@ -34,7 +35,7 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
     rows = components.first_left.abs().topk(count).indices
     target = weight[rows].float() / scale
     values = codes.view(torch.uint8)[rows].view(codes.dtype).float()
-    pull = components.first_left[rows][:, None] * components.first_right * scale
+    pull = components.first_left[rows][:, None] * components.first_right * (scale / components.unit)
     error = principal_error(weight, codes, scale, components, items)
     for step in range(_PASSES):
         move = neighbour(values, pull * error < 0) - values

@@ -24,6 +24,17 @@ def round_block_torch(targets: torch.Tensor, base: torch.Tensor, coupling: torch
     return values
 
 
+#: Columns rounded by one call; the rest of the work is matrix products.
+BLOCK = 64
+#: One Triton launch walks many columns, so that a layer takes few launches.
+TRITON_BLOCK = 512
+
+
+def block_size(device: torch.device) -> int:
+    """Columns per call of the device's block rounder; the result does not depend on it but for rounding ties."""
+    return BLOCK if block_rounder(device) is round_block_torch else TRITON_BLOCK
+
+
 def block_rounder(device: torch.device) -> BlockRounder:
     """The fastest implementation for a device; all agree within rounding ties."""
     if device.type == "cuda":

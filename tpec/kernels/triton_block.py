@@ -1,4 +1,4 @@
-"""The inner step as one Triton kernel per block: every thread owns one row of the weight and walks its columns."""
+"""The inner step as one Triton kernel: a program owns some rows of the weight and walks a block of columns."""
 
 import functools
 
@@ -11,6 +11,7 @@ except ImportError:  # Windows and some builds come without Triton; the torch pa
     triton = None
 
 _ROWS = 32
+_SUB = 32
 
 
 @functools.cache
@@ -30,33 +31,44 @@ def available() -> bool:
 if triton is not None:
 
     @triton.jit
-    def _round_block(targets, base, coupling, values, columns, rows,
-                     BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    def _round_block(targets, base, coupling, values, columns, rows, SUB: tl.constexpr, ROWS: tl.constexpr):
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        column = tl.arange(0, BLOCK)
+        sub = tl.arange(0, SUB)
         inside = row < rows
-        tile = tl.load(targets + column[:, None] * rows + row[None, :],
-                       mask=(column[:, None] < columns) & inside[None, :], other=0.0)
-        for j in range(columns):
-            x = tl.sum(tl.where(column[:, None] == j, tile, 0.0), axis=0)
-            x = tl.minimum(tl.maximum(x, -448.0), 448.0)
-            # Same arithmetic as grid.round_to_grid: add and subtract 1.5 * 2^23 spacings.
-            bits = x.to(tl.int32, bitcast=True) & 0x7F800000
-            bits = tl.maximum(bits, 121 << 23) - (3 << 23)
-            magic = bits.to(tl.float32, bitcast=True) * 12582912.0
-            value = (x + magic) - magic
-            tl.store(values + j * rows + row, value, mask=inside)
-            change = value - tl.load(base + j * rows + row, mask=inside, other=0.0)
-            weight = tl.load(coupling + j * columns + column, mask=(column > j) & (column < columns), other=0.0)
-            tile -= weight[:, None] * change[None, :]
+        for begin in range(0, columns, SUB):
+            column = begin + sub
+            tile = tl.load(targets + column[:, None] * rows + row[None, :],
+                           mask=(column[:, None] < columns) & inside[None, :], other=0.0)
+            # Columns of earlier sub-blocks: `targets` holds their changes by now.
+            for earlier in range(0, begin, SUB):
+                before = earlier + sub
+                weights = tl.load(coupling + before[:, None] * columns + column[None, :],
+                                  mask=column[None, :] < columns, other=0.0)
+                changes = tl.load(targets + before[:, None] * rows + row[None, :], mask=inside[None, :], other=0.0)
+                tile -= tl.dot(tl.trans(weights), changes, input_precision="ieee")
+            for j in range(0, tl.minimum(SUB, columns - begin)):
+                at = begin + j
+                x = tl.sum(tl.where(sub[:, None] == j, tile, 0.0), axis=0)
+                x = tl.minimum(tl.maximum(x, -448.0), 448.0)
+                # Same arithmetic as grid.round_to_grid: add and subtract 1.5 * 2^23 spacings.
+                bits = x.to(tl.int32, bitcast=True) & 0x7F800000
+                bits = tl.maximum(bits, 121 << 23) - (3 << 23)
+                magic = bits.to(tl.float32, bitcast=True) * 12582912.0
+                value = (x + magic) - magic
+                tl.store(values + at * rows + row, value, mask=inside)
+                change = value - tl.load(base + at * rows + row, mask=inside, other=0.0)
+                tl.store(targets + at * rows + row, change, mask=inside)
+                weight = tl.load(coupling + at * columns + column, mask=(sub > j) & (column < columns), other=0.0)
+                tile -= weight[:, None] * change[None, :]
+            tl.debug_barrier()
 
 
 def round_block_triton(targets: torch.Tensor, base: torch.Tensor, coupling: torch.Tensor) -> torch.Tensor:
-    """As round_block_torch; all tensors float32 and contiguous on one CUDA device."""
+    """As round_block_torch; all tensors float32 on one CUDA device, `targets` contiguous and overwritten."""
     columns, rows = targets.shape
     values = torch.empty_like(targets)
     grid = (triton.cdiv(rows, _ROWS),)
     with torch.cuda.device(targets.device):
         _round_block[grid](targets, base.contiguous(), coupling.contiguous(), values, columns, rows,
-                           BLOCK=max(16, triton.next_power_of_2(columns)), ROWS=_ROWS, num_warps=1)
+                           SUB=_SUB, ROWS=_ROWS, num_warps=1)
     return values

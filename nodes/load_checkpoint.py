@@ -6,9 +6,11 @@ from comfy_api.latest import io
 
 from ..tpec.checkpoint import open_checkpoint
 from ..tpec.errors import TpecError
+from ..tpec.estimate import estimate
 from ..tpec.families import family_names
 from ..tpec.plan import make_plan
 from ..tpec.settings import Settings
+from .bridge import torch_device
 from .handles import CATEGORY, CHECKPOINT, CheckpointHandle
 from .paths import source_names, source_path
 
@@ -58,7 +60,8 @@ class TPECLoadCheckpoint(io.ComfyNode):
 def describe(handle: CheckpointHandle) -> str:
     """What the engine would do with default settings, or why it cannot."""
     try:
-        return make_plan(handle.checkpoint, Settings(family=handle.family)).summary()
+        plan = make_plan(handle.checkpoint, Settings(family=handle.family))
     except TpecError as error:
         # Not the end yet: the quantize node's include pattern makes unknown layouts possible.
         return f"{handle.checkpoint.name}: not possible with default settings. {error}"
+    return f"{plan.summary()}\n{estimate(plan, torch_device('auto')).text()}"

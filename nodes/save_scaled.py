@@ -6,13 +6,11 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.publish import publish
+from ..tpec.publish import IF_EXISTS, publish
 from .bridge import NodeProgress
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .paths import LOCATIONS, hidden_by, loader_name, save_root, save_target
 from .spool import content_key, file_state, whole
-
-IF_EXISTS = ("error", "number", "overwrite")
 
 
 class _ComboType(str):
@@ -98,5 +96,4 @@ def _publish(node_id: str, quantized: QuantizedHandle, root: Path, filename: str
     if other:
         raise TpecError(f"ComfyUI's loaders would find '{other}' under this name first: choose a different name.")
     spool = whole(quantized, NodeProgress(node_id)).path
-    target.parent.mkdir(parents=True, exist_ok=True)
     return publish(spool, target, if_exists)

@@ -11,7 +11,7 @@ from pathlib import Path
 import folder_paths
 
 from ..tpec import __version__
-from ..tpec.families import QUANTIZE
+from ..tpec.estimate import estimate
 from ..tpec.pipeline import quantize
 from ..tpec.plan import Plan, make_plan
 from ..tpec.report import Report
@@ -67,13 +67,9 @@ def _compute(request: QuantizeRequest, plan: Plan, output: Path, progress: Progr
     def work(device) -> Report:
         return quantize(plan, output, devices=(str(device),), progress=progress, overwrite=True)
 
-    report, note = with_cpu_fallback(torch_device(request.device), _memory_need(plan), work)
+    device = torch_device(request.device)
+    report, note = with_cpu_fallback(device, estimate(plan, device).device, work)
     return QuantizedHandle(output, request, report, (note,) if note else ())
-
-
-def _memory_need(plan: Plan) -> int:
-    """Bytes to have free on the device: the largest layer as weight, values and errors in float32, some twice."""
-    return 32 * max(layer.info.items for layer in plan.of(QUANTIZE))
 
 
 def _stem(plan: Plan) -> str:

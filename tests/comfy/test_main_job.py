@@ -10,11 +10,14 @@ from comfy_server import ComfyServer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+#: Some prompts turn into another picture on the smallest change of any weight; this one does not.
+STEADY = 1
+
 
 @pytest.fixture(scope="module")
 def reference(server: ComfyServer, tinyflux: str) -> torch.Tensor:
     """The bf16 model's own latent."""
-    outcome = server.succeed({**p.stock_loader(tinyflux), **p.sampling(["model", 0], "bf16")})
+    outcome = server.succeed({**p.stock_loader(tinyflux), **p.sampling(["model", 0], "bf16", first=STEADY)})
     return p.saved_latent(server, outcome)
 
 
@@ -22,7 +25,7 @@ def reference(server: ComfyServer, tinyflux: str) -> torch.Tensor:
 def one_prompt(server: ComfyServer, tinyflux: str) -> torch.Tensor:
     """The latent of the main job: quantize, save under first/tinyflux_fp8, load with the stock loader, sample."""
     outcome = server.succeed({**p.quantizing(f"diffusion_models/{tinyflux}"), **p.saving("first/tinyflux_fp8"),
-                              **p.stock_loader(["save", 0]), **p.sampling(["model", 0], "saved")})
+                              **p.stock_loader(["save", 0]), **p.sampling(["model", 0], "saved", first=STEADY)})
     assert "double_blocks.0.img_attn.qkv" in outcome.text("quantize")
     return p.saved_latent(server, outcome)
 
@@ -34,20 +37,20 @@ def test_saved_file_samples_close_to_bf16_in_the_same_prompt(server, shared_mode
     latent_db = p.psnr(one_prompt, reference)
     image_db = p.psnr(p.image(one_prompt, shared_models), p.image(reference, shared_models), 1.0)
     figures.append(f"FP8 against bf16, {p.STEPS} steps: latent PSNR {latent_db:.1f} dB, image PSNR {image_db:.1f} dB")
-    assert latent_db > 30
+    assert latent_db > 35
 
 
 def test_load_scaled_gives_the_same_model_without_saving(server: ComfyServer, tinyflux: str, one_prompt):
     outcome = server.succeed({**p.quantizing(f"diffusion_models/{tinyflux}"),
                               "model": p.node("TPECLoadScaledFP8", quantized=["quantize", 0]),
-                              **p.sampling(["model", 0], "loaded")})
+                              **p.sampling(["model", 0], "loaded", first=STEADY)})
     assert torch.equal(p.saved_latent(server, outcome), one_prompt)
 
 
 def test_second_prompt_picks_the_file_from_the_stock_list(server: ComfyServer, one_prompt):
     listed = [name for name in server.choices("UNETLoader", "unet_name") if name.endswith("tinyflux_fp8.safetensors")]
     assert len(listed) == 1
-    outcome = server.succeed({**p.stock_loader(listed[0]), **p.sampling(["model", 0], "picked")})
+    outcome = server.succeed({**p.stock_loader(listed[0]), **p.sampling(["model", 0], "picked", first=STEADY)})
     assert torch.equal(p.saved_latent(server, outcome), one_prompt)
 
 
@@ -91,7 +94,8 @@ def test_full_checkpoint_goes_through_the_stock_checkpoint_loader(server, shared
     models.save(whole, server.models / "checkpoints" / "whole.safetensors")
     outcome = server.succeed({
         **p.quantizing("checkpoints/whole.safetensors"), **p.saving("whole_fp8", folder="output"),
-        "model": p.node("CheckpointLoaderSimple", ckpt_name=["save", 0]), **p.sampling(["model", 0], "whole"),
+        "model": p.node("CheckpointLoaderSimple", ckpt_name=["save", 0]),
+        **p.sampling(["model", 0], "whole", first=STEADY),
     })
     assert torch.equal(p.saved_latent(server, outcome), one_prompt)
     with safe_open(server.output / "checkpoints" / "whole_fp8.safetensors", "pt") as file:

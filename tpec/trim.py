@@ -12,7 +12,7 @@ from .principal import Components, row_chunks
 
 #: Weights considered, in the rows where u_1 is largest.
 _CANDIDATE_ITEMS = 1 << 19
-_PASSES = 8
+_PASSES = 6
 #: A flip costs at least this share of the mean loss of a weight: free flips that achieve little are not worth making.
 _FLOOR = 0.1
 
@@ -37,11 +37,12 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
     values = codes.view(torch.uint8)[rows].view(codes.dtype).float()
     pull = components.first_left[rows][:, None] * components.first_right * (scale / components.unit)
     error = principal_error(weight, codes, scale, components, items)
+    back = metric.order.argsort()
     for step in range(_PASSES):
         move = neighbour(values, pull * error < 0) - values
         gain = (pull * move).abs()
         if step < _PASSES - 1:
-            flip = _cheapest(move, gain, _price(move, values - target, metric), error)
+            flip = _cheapest(move, gain, _price(move, values - target, metric, back), error)
         else:
             flip = _closest(gain, error)
         values = torch.where(flip, values + move, values)
@@ -50,11 +51,10 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
     return codes
 
 
-def _price(move: torch.Tensor, errors: torch.Tensor, metric: Metric) -> torch.Tensor:
+def _price(move: torch.Tensor, errors: torch.Tensor, metric: Metric, back: torch.Tensor) -> torch.Tensor:
     """What moving each weight alone adds to the loss, with a floor; all [rows, n] in the file's order."""
     ordered = errors.mT[metric.order]
     slope = metric.gradient(metric.start(ordered), ordered, 0, len(ordered))
-    back = metric.order.argsort()
     rise = move * (move * metric.diagonal[back] + 2 * slope[back].mT)
     return rise.clamp(min=0) + _FLOOR * errors.square().mean()
 

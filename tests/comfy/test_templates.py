@@ -1,0 +1,63 @@
+"""The example workflows fit the nodes, and the first one runs."""
+
+import json
+
+import models
+import prompts as p
+import pytest
+from comfy_server import REPOSITORY, ComfyServer
+
+FOLDER = REPOSITORY / "example_workflows"
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+NOTES = {"MarkdownNote", "Note"}
+
+
+def widget_names(facts: dict) -> list[str]:
+    """The inputs that are widgets, in the front end's order; seeds have a second widget for what follows a run."""
+    names = []
+    for group in ("required", "optional"):
+        for name, (kind, *options) in facts["input"].get(group, {}).items():
+            if isinstance(kind, list) or kind in WIDGETS:
+                names.append(name)
+                if name in ("seed", "noise_seed") or (options and options[0].get("control_after_generate")):
+                    names.append(f"{name} after")
+    return names
+
+
+def to_prompt(workflow: dict, info: dict) -> dict[str, dict]:
+    """The API prompt that the front end makes of a workflow without subgraphs."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for item in workflow["nodes"]:
+        if item["type"] in NOTES:
+            continue
+        names = widget_names(info[item["type"]])
+        values = item.get("widgets_values", [])
+        assert len(names) == len(values), (item["type"], names, values)
+        inputs = {name: value for name, value in zip(names, values, strict=True) if not name.endswith(" after")}
+        inputs |= {slot["name"]: sources[slot["link"]] for slot in item["inputs"] if slot["link"] is not None}
+        prompt[str(item["id"])] = p.node(item["type"], **inputs)
+    return prompt
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_workflow_fits_the_nodes(server: ComfyServer, path):
+    workflow, info = json.loads(path.read_text("utf-8")), server.get("/object_info")
+    prompt = to_prompt(workflow, info)
+    for item in prompt.values():
+        required = info[item["class_type"]]["input"]["required"]
+        assert set(required) <= set(item["inputs"]), item
+    by_id = {item["id"]: item for item in workflow["nodes"]}
+    for _, source, out, target, slot, kind in workflow["links"]:
+        assert by_id[source]["outputs"][out]["type"] == kind
+        assert by_id[target]["inputs"][slot]["type"] in (kind, "*")
+
+
+def test_first_workflow_runs(server: ComfyServer):
+    models.save(models.flux(hidden=128), server.models / "diffusion_models" / "template.safetensors")
+    workflow = json.loads((FOLDER / "Quantize a diffusion model to FP8.json").read_text("utf-8"))
+    prompt = to_prompt(workflow, server.get("/object_info"))
+    (load,) = [item for item in prompt.values() if item["class_type"] == "TPECLoadCheckpoint"]
+    load["inputs"]["checkpoint"] = "diffusion_models/template.safetensors"
+    server.succeed(prompt)
+    assert (server.models / "diffusion_models" / "my_model_fp8_scaled.safetensors").is_file()

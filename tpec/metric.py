@@ -61,11 +61,11 @@ class LowRankMetric:
         padded[:n] = self._vectors
         v = padded.view(blocks, self.block, k)
         grams = v.mT @ v
-        after = grams.flip(0).cumsum(0).flip(0) - grams
-        s = torch.linalg.inv(after + torch.diag(1 / self._strength))
-        metric = torch.eye(self.block, device=v.device) + v @ s @ v.mT
-        coupling = unit_upper(metric)
-        pull = torch.linalg.solve(metric, v @ s)
+        # What block b leaves open is what block b + 1 begins with: one inverse serves as both.
+        remaining = torch.cat([grams.flip(0).cumsum(0).flip(0), torch.zeros_like(grams[:1])])
+        inverses = torch.cholesky_inverse(torch.linalg.cholesky_ex(remaining + torch.diag(1 / self._strength))[0])
+        coupling = unit_upper(torch.eye(self.block, device=v.device) + v @ inverses[1:] @ v.mT)
+        pull = v @ inverses[:-1]
         # Shifted so that the kernel can measure every error from the weight itself.
         self._pull = pull + coupling.triu(1).mT @ pull
         self._coupling = coupling

@@ -4,6 +4,7 @@ TPEC (Top-Principal Error Correction, Clybius) wants u_1^T (Q - W) v_1 = 0 for t
 error of every row along all leading right singular vectors is held down.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,7 @@ def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, it
     rows, n = weight.shape
     chunks = row_chunks(rows, n, items)
     width = min(max(k, _NARROW), rows, n)
-    basis = torch.randn(n, width, generator=torch.Generator().manual_seed(_SEED)).to(weight.device)
+    basis = _start(n, width, weight.device)
     for step in range(_POWER_STEPS):
         basis = _orthonormal(_gram_product(weight, unit, basis, chunks), 3 if step == _POWER_STEPS - 1 else 1)
     # Orthogonal iteration brings the leading directions to the front.
@@ -55,6 +56,12 @@ def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, it
     left = torch.cat([weight[a:b].float() @ (first / unit) for a, b in chunks])
     sigma = left.norm().clamp(min=torch.finfo(torch.float32).tiny)
     return Components(basis[:, : min(k, width)].contiguous(), first, left / sigma, sigma, unit)
+
+
+@functools.lru_cache(8)
+def _start(n: int, width: int, device: torch.device) -> torch.Tensor:
+    """The same random directions on every device; a model has few shapes, so they are kept."""
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(_SEED)).to(device)
 
 
 def _first_vector(weight: torch.Tensor, unit: torch.Tensor, basis: torch.Tensor,

@@ -27,7 +27,7 @@ def round_block_torch(targets: torch.Tensor, base: torch.Tensor, coupling: torch
 #: Columns rounded by one call; the rest of the work is matrix products.
 BLOCK = 64
 #: One Triton launch walks many columns, so that a layer takes few launches.
-TRITON_BLOCK = 512
+TRITON_BLOCK = 256
 
 
 def block_size(device: torch.device) -> int:

@@ -64,6 +64,11 @@ def _start(n: int, width: int, device: torch.device) -> torch.Tensor:
     return torch.randn(n, width, generator=torch.Generator().manual_seed(_SEED)).to(device)
 
 
+def forget_starts() -> None:
+    """Free the device memory of the kept random directions."""
+    _start.cache_clear()
+
+
 def _first_vector(weight: torch.Tensor, unit: torch.Tensor, basis: torch.Tensor,
                   chunks: list[tuple[int, int]]) -> torch.Tensor:
     for _ in range(_NARROW_STEPS):

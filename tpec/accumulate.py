@@ -1,0 +1,114 @@
+"""Running second moments of one layer's input: exact for moderate widths, a randomized summary above them."""
+
+from typing import Protocol
+
+import torch
+
+from .calibration import InputStats
+
+#: Widths up to this keep the whole matrix E[x x^T]; wider ones a summary of rank width / SKETCH_SHARE.
+WIDTH_LIMIT = 4096
+SKETCH_SHARE = 8
+#: Rows of float32 input multiplied at a time.
+_TOKENS = 8192
+_SEED = 20250815
+
+
+class Accumulator(Protocol):
+    """Takes inputs [tokens, n] of any float dtype on any device; `finish` gives their statistics."""
+
+    def add(self, rows: torch.Tensor) -> None: ...
+
+    def finish(self) -> InputStats: ...
+
+
+def accumulator_bytes(width: int) -> int:
+    """Memory that the accumulator of one input takes."""
+    return 4 * width * (width if width <= WIDTH_LIMIT else width // SKETCH_SHARE)
+
+
+def make_accumulator(width: int, device: torch.device) -> Accumulator:
+    """The accumulator for inputs of `width` values, held on `device`."""
+    return GramAccumulator(width, device) if width <= WIDTH_LIMIT else SketchAccumulator(width, device)
+
+
+class _Moments:
+    """Sum, largest magnitude and number of the rows seen."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        with torch.inference_mode(False):
+            self.total = torch.zeros(width, device=device)
+            self.absmax = torch.zeros((), device=device)
+        self.tokens = 0
+
+    def add(self, rows: torch.Tensor) -> None:
+        self.total += rows.sum(0).to(self.total.device)
+        self.absmax.copy_(torch.maximum(self.absmax, rows.abs().max().to(self.absmax.device)))
+        self.tokens += len(rows)
+
+    def finish(self) -> dict[str, object]:
+        count = max(self.tokens, 1)
+        return {"mean": _plain(self.total / count), "absmax": self.absmax.item(), "tokens": self.tokens}
+
+
+class GramAccumulator:
+    """Adds up x x^T in float32; the product is made where the input is, the sum kept on `device`."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._moments = _Moments(width, device)
+        with torch.inference_mode(False):
+            self._gram = torch.zeros(width, width, device=device)
+
+    def add(self, rows: torch.Tensor) -> None:
+        for part in rows.split(_TOKENS):
+            part = part.float()
+            self._moments.add(part)
+            if part.device == self._gram.device:
+                self._gram.addmm_(part.mT, part)
+            else:
+                self._gram += (part.mT @ part).to(self._gram.device)
+
+    def finish(self) -> InputStats:
+        gram = _plain(self._gram / max(self._moments.tokens, 1))
+        return InputStats(gram=(gram + gram.mT) / 2, **self._moments.finish())
+
+
+class SketchAccumulator:
+    """One-pass Nystrom approximation (Tropp et al. 2017, arXiv:1706.05736): keeps G Omega and the diagonal of G."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._moments = _Moments(width, device)
+        rank = max(1, width // SKETCH_SHARE)
+        with torch.inference_mode(False):
+            self._test = torch.randn(width, rank, generator=torch.Generator().manual_seed(_SEED))
+            self._image = torch.zeros(width, rank, device=device)
+            self._diagonal = torch.zeros(width, device=device)
+
+    def add(self, rows: torch.Tensor) -> None:
+        test = self._test.to(rows.device)
+        for part in rows.split(_TOKENS):
+            part = part.float()
+            self._moments.add(part)
+            self._image += (part.mT @ (part @ test)).to(self._image.device)
+            self._diagonal += part.square().sum(0).to(self._diagonal.device)
+
+    def finish(self) -> InputStats:
+        count = max(self._moments.tokens, 1)
+        image, diagonal = self._image / count, _plain(self._diagonal / count)
+        test = self._test.to(image.device)
+        # A small shift keeps the core positive; it is taken off the eigenvalues again.
+        shift = 1e-6 * image.norm() + torch.finfo(torch.float32).tiny
+        image = image + shift * test
+        core = test.mT @ image
+        lower, _ = torch.linalg.cholesky_ex((core + core.mT) / 2)
+        factor = torch.linalg.solve_triangular(lower, image.mT, upper=False).mT
+        vectors, sigma, _ = torch.linalg.svd(factor, full_matrices=False)
+        vectors, values = _plain(vectors), _plain((sigma.square() - shift).clamp(min=0))
+        rest = (diagonal - vectors.square() @ values).clamp(min=0)
+        return InputStats(vectors=vectors, values=values, rest=rest, **self._moments.finish())
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A CPU tensor that may be changed outside inference mode too."""
+    with torch.inference_mode(False):
+        return torch.empty(tensor.shape).copy_(tensor)

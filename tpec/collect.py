@@ -1,0 +1,126 @@
+"""Watch a model's Linear layers while someone else runs it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+
+from .accumulate import Accumulator, accumulator_bytes, make_accumulator
+from .calibration import Calibration, hash_layers
+from .errors import TpecError
+
+log = logging.getLogger(__name__)
+
+#: Inputs remembered to recognise layers that read the same tensor.
+_REMEMBERED = 3
+
+
+@dataclass(frozen=True)
+class CollectionPlan:
+    """Which layers each pass over the data watches, where the sums live, and what that takes in bytes per pass."""
+
+    passes: tuple[tuple[str, ...], ...]
+    device: torch.device
+    nbytes: int
+
+    def text(self) -> str:
+        """One line for people."""
+        where = "memory" if self.device.type == "cpu" else f"VRAM ({self.device})"
+        times = f", in {len(self.passes)} passes" if len(self.passes) > 1 else ""
+        layers = sum(map(len, self.passes))
+        return f"statistics of {layers} layers take up to {self.nbytes / 1e9:.2f} GB of {where}{times}"
+
+
+def plan_collection(widths: Mapping[str, int], device: torch.device, device_bytes: int,
+                    host_bytes: int) -> CollectionPlan:
+    """Keep the sums on `device` if they fit in `device_bytes`, else on the host, in passes of at most `host_bytes`.
+
+    `widths` maps layer names to input widths; sharing of inputs is not known yet and would only save memory.
+    """
+    total = sum(map(accumulator_bytes, widths.values()))
+    if total <= device_bytes or device.type == "cpu" and total <= host_bytes:
+        return CollectionPlan((tuple(widths),), device, total)
+    passes: list[list[str]] = [[]]
+    used = peak = 0
+    for name, width in widths.items():
+        need = accumulator_bytes(width)
+        if passes[-1] and used + need > host_bytes:
+            passes.append([])
+            used = 0
+        passes[-1].append(name)
+        used += need
+        peak = max(peak, used)
+    return CollectionPlan(tuple(map(tuple, passes)), torch.device("cpu"), peak)
+
+
+class Collector:
+    """Context manager: hooks the given modules, adds up their inputs, and removes the hooks whatever happens.
+
+    `modules` maps layer names (as in the checkpoint, without its prefix) to modules whose first argument is the input
+    [..., n]. The modules compute what they always do.
+    """
+
+    def __init__(self, modules: Mapping[str, torch.nn.Module], device: torch.device | None = None) -> None:
+        self._modules = dict(modules)
+        self._device = device
+        self._sums: dict[str, Accumulator] = {}
+        self._group: dict[str, str] = {}
+        self._recent: list[tuple[torch.Tensor, int, str]] = []
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "Collector":
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_pre_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._recent.clear()
+
+    def _hook(self, name: str):  # noqa: ANN202 - a hook
+        def hook(module: torch.nn.Module, arguments: Sequence[object]) -> None:
+            if arguments and isinstance(arguments[0], torch.Tensor) and arguments[0].numel():
+                self._see(name, arguments[0].detach(), arguments[0])
+
+        return hook
+
+    def _see(self, name: str, rows: torch.Tensor, given: torch.Tensor) -> None:
+        # A tensor that was written to since is another input, although the object is the same.
+        version = -1 if given.is_inference() else given._version
+        same = next((group for tensor, was, group in self._recent if tensor is given and was == version), None)
+        leader = self._group.setdefault(name, same or name)
+        if same == leader and leader != name:
+            return
+        if leader != name:
+            # Shared until now, not any more: from here on it counts for itself.
+            log.warning("layer %s no longer reads the same input as %s", name, leader)
+            leader = self._group[name] = name
+        self._recent = [(given, version, leader), *self._recent[: _REMEMBERED - 1]]
+        if leader not in self._sums:
+            self._sums[leader] = make_accumulator(rows.shape[-1], self._device or rows.device)
+        self._sums[leader].add(rows.reshape(-1, rows.shape[-1]))
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Hooked layers that were never run."""
+        return tuple(name for name in self._modules if name not in self._group)
+
+    def finish(self, shapes: Mapping[str, tuple[int, ...]], source: str = "", runs: int = 1) -> Calibration:
+        """The statistics so far; `shapes` are all of the model's Linear weights [out, in], hooked or not."""
+        if not self._sums:
+            raise TpecError("No layer was run while calibrating: the model's layers do not match the checkpoint's.")
+        groups = {name: total.finish() for name, total in self._sums.items()}
+        return Calibration(groups, dict(self._group), hash_layers(shapes), source, runs)
+
+
+def join_passes(parts: Sequence[Calibration]) -> Calibration:
+    """One calibration from passes over the same data that each watched other layers."""
+    first = parts[0]
+    groups = {name: stats for part in parts for name, stats in part.groups.items()}
+    layers = {name: group for part in parts for name, group in part.layers.items()}
+    return Calibration(groups, layers, first.layers_hash, first.source, first.runs)

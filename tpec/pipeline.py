@@ -15,6 +15,7 @@ from .calibrated import check_calibration, layer_options
 from .calibration import Calibration
 from .checkpoint import Reader
 from .compute import Compute
+from .device import fast_products
 from .errors import TpecError
 from .families import DROP, QUANTIZE
 from .lane import Lane, Stages
@@ -142,7 +143,8 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None,
              for device, tasks, reader, writer, journal, worker
              in zip(devices, mine, readers, writers, journals, compute, strict=True)]
     try:
-        _run_lanes(lanes)
+        with fast_products(devices):
+            _run_lanes(lanes)
     finally:
         for closable in (*readers, *journals, *writers):
             closable.close()

@@ -11,7 +11,7 @@ from .metric import Metric
 from .principal import Components, row_chunks
 
 #: Weights considered, in the rows where u_1 is largest.
-_CANDIDATE_ITEMS = 1 << 19
+_CANDIDATE_ITEMS = 1 << 21
 _PASSES = 5
 #: A flip costs at least this share of the mean loss of a weight: free flips that achieve little are not worth making.
 _FLOOR = 0.1

@@ -23,6 +23,8 @@ from .errors import Errors, Reference, file_errors, reference_errors
 from .minilm import MiniLM
 
 METHODS = ("nearest", "tpec", "calibrated", "svd", "svd_fast", "convert-to-quant")
+#: What MiniLM's file of Linears is quantized with: its layout is not a known one.
+EVERY_WEIGHT = r"\.weight$"
 HEADER = ("method", "weight error", "x", "layer output error", "x", "with bias", "x", "objective", "velocity error",
           "x", "seconds")
 
@@ -102,8 +104,8 @@ def minilm_rows(folder: Path, args: argparse.Namespace) -> list[Row]:
                                   statistics[name].mean) for name, module in model.linears().items()}
     source = folder / "minilm.safetensors"
     model.write_linears(source)
-    files = our_files(source, folder, args, r"\.weight$",
-                      lambda: ours.collect(model.model, model.run(model.calibration), source, folder / "calibration"))
+    files = our_files(source, folder, args, EVERY_WEIGHT, lambda: ours.collect(
+        model.model, model.run(model.calibration), source, EVERY_WEIGHT, folder / "calibration.safetensors"))
     files += peer_files(source, folder, args)
     rows = [Row("round to nearest (reference)", reference_errors(references))]
     return rows + [Row(title, file_errors(path, references), seconds=seconds) for title, path, seconds in files]
@@ -116,8 +118,8 @@ def tinyflux_rows(folder: Path, args: argparse.Namespace) -> list[Row]:
         if args.tinyflux_calibration or not args.conditioning:
             return args.tinyflux_calibration
         sampler = tinyflux.Sampler(args.velocity_script, args.tinyflux, args.conditioning)
-        return ours.collect(sampler.model, sampler.run(args.first_prompt, args.prompts), args.tinyflux,
-                            folder / "calibration")
+        return ours.collect(sampler.model, sampler.run(args.first_prompt, args.prompts), args.tinyflux, "",
+                            folder / "calibration.safetensors")
 
     files = our_files(args.tinyflux, folder, args, "", calibration)
     linears = folder / "linears.safetensors"

@@ -7,19 +7,31 @@ import torch
 
 from tpec.calibrated import calibrated_metric
 from tpec.calibration import InputStats
+from tpec.calibration_file import save_calibration
+from tpec.checkpoint import open_checkpoint
+from tpec.collect import Collector
 from tpec.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_DATA_FREE, default_rank
+from tpec.families import QUANTIZE
 from tpec.layer import Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
 from tpec.metric import DenseMetric
+from tpec.plan import make_plan
 from tpec.principal import data_free_metric, principal_components
 from tpec.scale import absmax
+from tpec.settings import Settings
 
 #: Enough tokens for the engine to trust a synthetic Gram matrix as it would real ones.
 TOKENS = 10_000_000
 
 
-def collect(model: torch.nn.Module, run: Iterable[object], checkpoint: Path, target: Path) -> Path | None:
-    """Collect a calibration while `run` is used up, and save it."""
-    return None
+def collect(model: torch.nn.Module, run: Iterable[object], source: Path, include: str, target: Path) -> Path:
+    """Collect a calibration of `source`'s layers while `run` is used up, and save it as a file."""
+    plan = make_plan(open_checkpoint(source), Settings(include=include))
+    shapes = {layer.local_layer: layer.shape for layer in plan.of(QUANTIZE)}
+    modules = {name: module for name, module in model.named_modules() if name in shapes}
+    with Collector(modules) as collector:
+        for _ in run:
+            pass
+    return save_calibration(collector.finish(shapes, source.name), target, overwrite=True)
 
 
 def nearest(weight: torch.Tensor) -> Quantized:

@@ -36,6 +36,11 @@ class NodeProgress:
         left = "" if event.eta is None else f", about {_duration(event.eta)} left"
         self.text(f"{event.index} of {event.count} layers{left}\n{event.layer}")
 
+    def part(self, done: int, total: int, message: str) -> None:
+        """For work that is counted in whole pieces."""
+        self._bar.update_absolute(round(_STEPS * done / total), _STEPS)
+        self.text(message)
+
     def text(self, message: str, always: bool = False) -> None:
         """Show a line below the node, at most four times a second."""
         now = time.monotonic()

@@ -2,6 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .calibrate import TPECCalibrate
+from .calibrate_text import TPECCalibrateText
+from .calibration_files import TPECLoadCalibration, TPECSaveCalibration
 from .compare import TPECCompare
 from .load_checkpoint import TPECLoadCheckpoint
 from .load_scaled import TPECLoadScaledFP8
@@ -14,6 +17,10 @@ NODES: list[type[io.ComfyNode]] = [
     TPECQuantizeFP8,
     TPECSaveScaledFP8,
     TPECLoadScaledFP8,
+    TPECCalibrate,
+    TPECCalibrateText,
+    TPECSaveCalibration,
+    TPECLoadCalibration,
     TPECReport,
     TPECCompare,
 ]

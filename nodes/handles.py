@@ -6,6 +6,7 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..tpec.checkpoint import Checkpoint
+from ..tpec.errors import TpecError
 from ..tpec.report import Report
 from ..tpec.settings import Settings
 
@@ -26,10 +27,17 @@ class CheckpointHandle:
 
 @dataclass(frozen=True)
 class CalibrationHandle:
-    """A calibration file and its content's identity."""
+    """A calibration file, in ComfyUI's temp folder or a saved one."""
 
     path: Path
     summary: str
+
+    def file(self) -> Path:
+        """The path. Raises TpecError when somebody removed the file."""
+        if not self.path.is_file():
+            raise TpecError(f"The calibration {self.path.name} is gone: run the node that made it again (change its "
+                            "seed), and save it to keep it.")
+        return self.path
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,10 @@ class QuantizeRequest:
 
 @dataclass(frozen=True)
 class QuantizedHandle:
-    """A complete checkpoint in ComfyUI's temp folder, and how it was made."""
+    """A complete checkpoint in ComfyUI's temp folder, and how it was made; equal keys mean equal bytes."""
 
     path: Path
+    key: str
     request: QuantizeRequest
     report: Report
     notes: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from ..tpec.errors import TpecError
 SOURCE_FOLDERS = ("diffusion_models", "checkpoints", "text_encoders")
 SUFFIXES = (".safetensors", ".sft")
 LOCATIONS = ("models", "output")
+CALIBRATION_FOLDER = "tpec_calibration"
 
 #: Folders whose first registered path is an old name, and the name a new file belongs under.
 _OLD_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
@@ -48,6 +49,25 @@ def source_path(choice: str) -> Path:
         raise TpecError(f"There is no model file '{choice}' in ComfyUI's folders: refresh the list (R), choose again.")
     folder, name = listed[wanted].split("/", 1)
     return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def calibration_root() -> Path:
+    """The output subfolder of calibrations, known to ComfyUI as a folder of its own."""
+    root = os.path.join(folder_paths.get_output_directory(), CALIBRATION_FOLDER)
+    folder_paths.folder_names_and_paths[CALIBRATION_FOLDER] = ([root], {".safetensors"})
+    return Path(root)
+
+
+def listed_names(folder: str) -> list[str]:
+    calibration_root()
+    return folder_paths.get_filename_list(folder)
+
+
+def temp_folder(name: str) -> Path:
+    """The pack's folder of this name within ComfyUI's temp folder."""
+    folder = Path(folder_paths.get_temp_directory(), "tpec", name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def listed_path(folder: str, name: str) -> Path:

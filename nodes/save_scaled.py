@@ -1,6 +1,5 @@
 """TPECSaveScaledFP8: give the result a name among ComfyUI's models, and that name to the stock loaders."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_api.latest import io, ui
@@ -10,7 +9,8 @@ from ..tpec.publish import IF_EXISTS, publish
 from .bridge import NodeProgress
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .paths import LOCATIONS, hidden_by, loader_name, save_root, save_target
-from .spool import content_key, file_state, whole
+from .saved import fingerprint, save_once
+from .spool import whole
 
 
 class _ComboType(str):
@@ -24,23 +24,6 @@ class _ComboType(str):
 
 
 FILE_NAME = io.Custom(_ComboType("COMBO"))
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """What one choice of widgets led to last: the file, its state then, its content, and how often it was made."""
-
-    path: Path
-    state: tuple[int, int] | None
-    content: str
-    times: int
-
-    @property
-    def intact(self) -> bool:
-        return self.state is not None and file_state(self.path) == self.state
-
-
-_saved: dict[tuple[str, str, str], _Saved] = {}
 
 
 class TPECSaveScaledFP8(io.ComfyNode):
@@ -70,24 +53,18 @@ class TPECSaveScaledFP8(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, quantized, filename: str, folder: str, if_exists: str) -> str:
-        # Unchanged while the saved file stands as it was saved; new once it was deleted or changed by somebody.
-        last = _saved.get((filename, folder, if_exists))
-        times = 0 if last is None else last.times if last.intact else last.times + 1
-        return f"{filename}|{folder}|{if_exists}|{times}"
+        return fingerprint("TPECSaveScaledFP8", filename, folder, if_exists)
 
     @classmethod
     def execute(cls, quantized: QuantizedHandle, filename: str, folder: str, if_exists: str) -> io.NodeOutput:
         if folder not in LOCATIONS or if_exists not in IF_EXISTS:
             raise TpecError(f"Folder '{folder}' or if_exists '{if_exists}' is not one of the node's choices.")
-        choice = (filename, folder, if_exists)
-        content = content_key(quantized.request)
+        choice = ("TPECSaveScaledFP8", filename, folder, if_exists)
         root = save_root(quantized.kind, folder)
-        last = _saved.get(choice)
-        if last is None or not last.intact or last.content != content:
-            path = _publish(cls.hidden.unique_id, quantized, root, filename, if_exists)
-            _saved[choice] = last = _Saved(path, file_state(path), content, 0 if last is None else last.times + 1)
-        name = loader_name(quantized.kind, root, last.path)
-        return io.NodeOutput(name, str(last.path), ui=ui.PreviewText(f"Saved as {last.path}"))
+        path = save_once(choice, quantized.key,
+                         lambda: _publish(cls.hidden.unique_id, quantized, root, filename, if_exists))
+        name = loader_name(quantized.kind, root, path)
+        return io.NodeOutput(name, str(path), ui=ui.PreviewText(f"Saved as {path}"))
 
 
 def _publish(node_id: str, quantized: QuantizedHandle, root: Path, filename: str, if_exists: str) -> Path:

@@ -2,21 +2,22 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import folder_paths
-
 from ..tpec import __version__
+from ..tpec.calibration_file import load_calibration
+from ..tpec.errors import TpecError
 from ..tpec.estimate import estimate
 from ..tpec.pipeline import quantize
 from ..tpec.plan import Plan, make_plan
 from ..tpec.report import Report
 from .bridge import torch_device, with_cpu_fallback
 from .handles import QuantizedHandle, QuantizeRequest
+from .paths import temp_folder
+from .saved import file_state
 
 Progress = Callable[[object], None]
 
@@ -24,34 +25,28 @@ Progress = Callable[[object], None]
 _made: dict[str, tuple[QuantizedHandle, tuple[int, int]]] = {}
 
 
-def file_state(path: Path) -> tuple[int, int] | None:
-    """Size and modification time (ns), None when there is no such file."""
+def _content_key(request: QuantizeRequest) -> str:
+    """A hash of all that decides the result's bytes. Raises TpecError when the source is gone."""
+    checkpoint, calibration = request.source.checkpoint, request.calibration
     try:
-        state = os.stat(path)
-    except OSError:
-        return None
-    return state.st_size, state.st_mtime_ns
-
-
-def content_key(request: QuantizeRequest) -> str:
-    """A hash of all that decides the result's bytes."""
-    calibration = request.calibration and [str(request.calibration.path), file_state(request.calibration.path)]
-    facts = [__version__, str(request.source.checkpoint.path), request.source.checkpoint.identity(),
-             asdict(request.settings), request.device, calibration]
+        source = checkpoint.identity()
+    except OSError as error:
+        raise TpecError(f"{checkpoint.name} cannot be read any more: {error.strerror}.") from None
+    facts = [__version__, str(checkpoint.path), source, asdict(request.settings), request.device,
+             calibration and [str(calibration.path), file_state(calibration.path)]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     """The result of `request`, from the temp folder when it is there and whole, else computed now."""
-    key = content_key(request)
+    key = _content_key(request)
     known = _made.get(key)
     if known and file_state(known[0].path) == known[1]:
         return known[0]
     plan = make_plan(request.source.checkpoint, request.settings)
-    folder = Path(folder_paths.get_temp_directory(), "tpec")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = temp_folder("results")
     _make_room(folder, plan)
-    handle = _compute(request, plan, folder / f"{_stem(plan)}-{key}.safetensors", progress)
+    handle = _compute(request, key, plan, folder / f"{_stem(plan)}-{key}.safetensors", progress)
     _made[key] = handle, file_state(handle.path)
     return handle
 
@@ -63,13 +58,16 @@ def whole(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:
     return quantized(handle.request, progress)
 
 
-def _compute(request: QuantizeRequest, plan: Plan, output: Path, progress: Progress) -> QuantizedHandle:
+def _compute(request: QuantizeRequest, key: str, plan: Plan, output: Path, progress: Progress) -> QuantizedHandle:
+    calibration = load_calibration(request.calibration.file()) if request.calibration else None
+
     def work(device) -> Report:
-        return quantize(plan, output, devices=(str(device),), progress=progress, overwrite=True)
+        return quantize(plan, output, devices=(str(device),), calibration=calibration, progress=progress,
+                        overwrite=True)
 
     device = torch_device(request.device)
-    report, note = with_cpu_fallback(device, estimate(plan, device).device, work)
-    return QuantizedHandle(output, request, report, (note,) if note else ())
+    report, note = with_cpu_fallback(device, estimate(plan, device, calibration).device, work)
+    return QuantizedHandle(output, key, request, report, (note,) if note else ())
 
 
 def _stem(plan: Plan) -> str:

@@ -1,0 +1,67 @@
+"""TPECSaveCalibration and TPECLoadCalibration: keep statistics, to quantize again or to add to them later."""
+
+import os
+
+from comfy_api.latest import io, ui
+
+from ..tpec.calibration_file import load_calibration
+from ..tpec.publish import IF_EXISTS, publish
+from .handles import CALIBRATION, CATEGORY, CalibrationHandle
+from .paths import CALIBRATION_FOLDER, calibration_root, listed_names, listed_path, loader_name, save_target
+from .saved import fingerprint, save_once
+
+
+class TPECSaveCalibration(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TPECSaveCalibration",
+            display_name="Save TPEC Calibration",
+            category=CATEGORY,
+            description="Keeps a calibration in output/tpec_calibration, for other settings, for later, "
+                        "or for the command line.",
+            search_aliases=["save calibration", "tpec"],
+            inputs=[
+                CALIBRATION.Input("calibration"),
+                io.String.Input("name", default="my_model_calibration"),
+                io.Combo.Input("if_exists", options=list(IF_EXISTS), default="number"),
+            ],
+            outputs=[io.String.Output("file_name")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, calibration, name: str, if_exists: str) -> str:
+        return fingerprint("TPECSaveCalibration", name, if_exists)
+
+    @classmethod
+    def execute(cls, calibration: CalibrationHandle, name: str, if_exists: str) -> io.NodeOutput:
+        root = calibration_root()
+        path = save_once(("TPECSaveCalibration", name, if_exists), str(calibration.path),
+                         lambda: publish(calibration.file(), save_target(root, name), if_exists))
+        return io.NodeOutput(loader_name(CALIBRATION_FOLDER, root, path), ui=ui.PreviewText(f"Saved as {path}"))
+
+
+class TPECLoadCalibration(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TPECLoadCalibration",
+            display_name="Load TPEC Calibration",
+            category=CATEGORY,
+            description="Loads a calibration from output/tpec_calibration.",
+            search_aliases=["load calibration", "tpec"],
+            inputs=[io.Combo.Input("name", options=listed_names(CALIBRATION_FOLDER))],
+            outputs=[CALIBRATION.Output("calibration"), io.String.Output("summary")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> str:
+        state = os.stat(listed_path(CALIBRATION_FOLDER, name))
+        return f"{name}|{state.st_size}|{state.st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        path = listed_path(CALIBRATION_FOLDER, name)
+        summary = load_calibration(path).summary()
+        return io.NodeOutput(CalibrationHandle(path, summary), summary)

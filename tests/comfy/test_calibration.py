@@ -1,0 +1,103 @@
+"""Calibrating with ComfyUI's own sampler, and what it gains."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import models
+import prompts as p
+import pytest
+import torch
+from comfy_server import REPOSITORY, ComfyServer
+
+
+def calibrating(model: str, first: int = 32, count: int = 4, steps: int = 6, runs: int = 1, seed: int = 5,
+                **more: object) -> dict[str, dict]:
+    """Nodes that sample with the bf16 model and collect: `calibrate`."""
+    nodes = {**p.stock_loader(model), **p.sampling(["model", 0], "unused", first=first, count=count)}
+    del nodes["sampler"], nodes["keep"]
+    nodes["calibrate"] = p.node(
+        "TPECCalibrate", model=["model", 0], positive=["positive", 0], negative=["negative", 0],
+        latent_image=["latent", 0], seed=seed, steps=steps, cfg=3.0, sampler_name="euler", scheduler="simple",
+        runs=runs, **more)
+    return nodes
+
+
+def calibrated(model: str, name: str, **sampling: object) -> dict[str, dict]:
+    return {**calibrating(model, **sampling),
+            **p.quantizing(f"diffusion_models/{model}", calibration=["calibrate", 0]), **p.saving(name)}
+
+
+def velocity_ratio(file: Path) -> float:
+    """The file's velocity error against round to nearest's, by the project's own measure."""
+    script = Path(os.environ.get("TPEC_SHARED_FIDELITY") or REPOSITORY.parent / "shared" / "fidelity",
+                  "velocity_error.py")
+    if not script.is_file():
+        pytest.skip(f"no {script}")
+    run = subprocess.run([sys.executable, script, file], capture_output=True, text=True, check=True)
+    return json.loads(run.stdout)["ratio_to_round_to_nearest"]
+
+
+def test_a_little_calibration_beats_none_by_far(server: ComfyServer, tinyflux: str, figures):
+    outcome = server.succeed(calibrated(tinyflux, "calibrated"))
+    assert "activation" in outcome.text("quantize")
+    ratio = velocity_ratio(server.models / "diffusion_models" / "calibrated.safetensors")
+    figures.append(f"4 prompts x 6 steps of calibration: velocity error {ratio:.3f} x round to nearest's")
+    assert ratio < 0.75
+
+
+def test_interrupt_leaves_no_hooks_and_the_same_model(server: ComfyServer, tinyflux: str):
+    sample = {**p.stock_loader(tinyflux), **p.sampling(["model", 0], "before", steps=2)}
+    before = p.saved_latent(server, server.succeed(sample))
+    prompt_id = server.queue({**calibrating(tinyflux, steps=200, seed=6),
+                              "show": p.node("PreviewAny", source=["calibrate", 1])})
+    time.sleep(4)
+    server.interrupt()
+    stopped = server.wait(prompt_id, 30)
+    assert stopped.interrupted and stopped.seconds < 10
+    sample["keep"]["inputs"]["filename_prefix"] = "after"
+    sample["sampler"]["inputs"]["denoise"] = 0.9999  # not from the cache
+    after = p.saved_latent(server, server.succeed(sample))
+    assert torch.equal(before, after)
+
+
+def test_saved_loaded_and_extended(server: ComfyServer, tinyflux: str):
+    server.succeed({**calibrating(tinyflux, count=1, steps=2),
+                    "store": p.node("TPECSaveCalibration", calibration=["calibrate", 0], name="kept",
+                                    if_exists="overwrite")})
+    assert (server.output / "tpec_calibration" / "kept.safetensors").is_file()
+    assert "kept.safetensors" in server.choices("TPECLoadCalibration", "name")
+    loaded = {"kept": p.node("TPECLoadCalibration", name="kept.safetensors")}
+    outcome = server.succeed({
+        **loaded, **calibrating(tinyflux, count=1, steps=2, seed=9, calibration=["kept", 0]),
+        "one": p.node("PreviewAny", source=["kept", 1]), "two": p.node("PreviewAny", source=["calibrate", 1])})
+    assert "1 runs" in outcome.text("one") and "2 runs" in outcome.text("two")
+
+
+def test_calibration_of_another_model_is_refused(server: ComfyServer, tinyflux: str):
+    models.save(models.flux(hidden=128), server.models / "diffusion_models" / "other.safetensors")
+    outcome = server.run({**calibrating(tinyflux, count=1, steps=1), **p.saving("never"),
+                          **p.quantizing("diffusion_models/other.safetensors", calibration=["calibrate", 0])})
+    assert outcome.failed_node == "TPECQuantizeFP8" and "another model" in outcome.error
+
+
+def test_compare_measures_the_difference(server: ComfyServer, tinyflux: str, figures):
+    def comparing(a: list, b: list) -> dict[str, dict]:
+        nodes = p.sampling(["a", 0], "unused", first=1)
+        del nodes["sampler"], nodes["keep"]
+        return {**nodes, "a": p.node("UNETLoader", unet_name=tinyflux, weight_dtype="default"),
+                "compare": p.node("TPECCompare", model_a=a, model_b=b, positive=["positive", 0],
+                                  negative=["negative", 0], latent_image=["latent", 0], seed=3, steps=4, cfg=3.0,
+                                  sampler_name="euler", scheduler="simple"),
+                "plot": p.node("PreviewImage", images=["compare", 2])}
+
+    same = server.succeed(comparing(["a", 0], ["a", 0]))
+    assert "0.000 %" in same.text("compare") and "inf dB" in same.text("compare")
+    other = server.succeed({**comparing(["a", 0], ["b", 0]), **p.quantizing(f"diffusion_models/{tinyflux}"),
+                            "b": p.node("TPECLoadScaledFP8", quantized=["quantize", 0])})
+    figures.append(f"Compare: {other.text('compare')}")
+    assert other.outputs["plot"]["images"]
+    assert 0 < float(other.text("compare").split("by ")[1].split(" %")[0]) < 10

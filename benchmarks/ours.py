@@ -12,7 +12,7 @@ from tpec.checkpoint import open_checkpoint
 from tpec.collect import Collector
 from tpec.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_DATA_FREE, default_rank
 from tpec.families import QUANTIZE
-from tpec.layer import Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
+from tpec.layer import FACTS, Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
 from tpec.metric import DenseMetric
 from tpec.plan import make_plan
 from tpec.principal import data_free_metric, principal_components
@@ -53,10 +53,17 @@ def factor(gram: torch.Tensor) -> DenseMetric:
     return calibrated_metric(stats, True, gram.device)
 
 
-def calibrated(weight: torch.Tensor, metric: DenseMetric) -> tuple[Quantized, torch.Tensor]:
-    """The default method with calibration: the layer and its corrected bias."""
+def calibrated(weight: torch.Tensor, metric: DenseMetric) -> Quantized:
+    """The default method with calibration, correction of the bias included."""
     items = chunk_items(weight.device)
     quantized = quantize_tpec(weight, absmax(weight), metric, SWEEPS_CALIBRATED, None, items)
     bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
     mean = torch.zeros(weight.shape[1], device=weight.device)
-    return quantized, corrected_bias(weight, quantized, bias, mean, items)
+    corrected_bias(weight, quantized, bias, mean, items)
+    return quantized
+
+
+def relative_loss(quantized: Quantized) -> float:
+    """The loss on the metric in use against round-to-nearest's."""
+    facts = dict(zip(FACTS, quantized.facts.tolist(), strict=True))
+    return facts["loss"] / facts["nearest_loss"]

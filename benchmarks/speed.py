@@ -12,6 +12,8 @@ Gram matrix of its own unless --layers-per-input says that several read the same
 """
 
 import argparse
+import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -31,12 +33,13 @@ WARM_UP_SHAPE = (256, 256)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds and device bytes of one layer; `compute` without host copies."""
+    """Seconds and device bytes of one layer; `compute` without host copies, `loss` against nearest's on the metric."""
 
     title: str
     compute: float
     with_copies: float
     peak_bytes: int
+    loss: float = math.nan
 
 
 class Clock:
@@ -69,7 +72,7 @@ def copy_seconds(shape: Shape, device: torch.device, float32_back: bool) -> floa
     """Unpinned copies of a bf16 weight to the device and of FP8 codes (and a float32 weight) back."""
     if device.type == "cpu":
         return 0.0
-    weight = torch.zeros(shape, dtype=torch.bfloat16)
+    weight = torch.ones(shape, dtype=torch.bfloat16)
     codes = torch.zeros(shape, dtype=torch.float8_e4m3fn, device=device)
     wide = torch.zeros(shape, device=device) if float32_back else None
     clock = Clock(device)
@@ -78,7 +81,12 @@ def copy_seconds(shape: Shape, device: torch.device, float32_back: bool) -> floa
     return there + back + (min(clock.time(lambda: wide.cpu()) for _ in range(2)) if wide is not None else 0.0)
 
 
-def our_timings(shape: Shape, device: torch.device, repeats: int) -> list[Timing]:
+def products(device: torch.device, exact: bool) -> contextlib.AbstractContextManager[None]:
+    """The engine's own setting of matrix products, or float32 ones; the published scripts keep PyTorch's default."""
+    return contextlib.nullcontext() if exact else fast_products([device])
+
+
+def our_timings(shape: Shape, device: torch.device, args: argparse.Namespace) -> list[Timing]:
     weight = synthetic.weight(shape, 1, device)
     gram = synthetic.gram(shape[1], 2, device)
     clock = Clock(device)
@@ -87,11 +95,11 @@ def our_timings(shape: Shape, device: torch.device, repeats: int) -> list[Timing
     for title, work in (("tpec", lambda: ours.data_free(weight)),
                         ("tpec calibrated", lambda: ours.calibrated(weight, ours.factor(gram))),
                         ("nearest", lambda: ours.nearest(weight))):
-        with fast_products([device]):  # as the engine runs; the published scripts keep PyTorch's default
-            clock.time(work)
-            compute = statistics.median(clock.time(work) for _ in range(repeats))
+        with products(device, args.exact):
+            loss = ours.relative_loss(work())
+            compute = statistics.median(clock.time(work) for _ in range(args.repeats))
         # The weight itself is on the device before the clock starts, but the layer needs it.
-        timings.append(Timing(title, compute, compute + copies, clock.peak_bytes + weight.nbytes))
+        timings.append(Timing(title, compute, compute + copies, clock.peak_bytes + weight.nbytes, loss))
     return timings
 
 
@@ -110,7 +118,7 @@ def compare(shapes: list[Shape], device: torch.device, args: argparse.Namespace)
         peer.convert(synthetic.weight(WARM_UP_SHAPE, 0))
     rows: dict[Shape, list[Timing]] = {}
     for shape in shapes:
-        rows[shape] = our_timings(shape, device, args.repeats)
+        rows[shape] = our_timings(shape, device, args)
         rows[shape] += [peer_timing(peer, shape, device) for peer in present]
         print(f"measured {shape[0]}x{shape[1]}", flush=True)
         if device.type == "cuda":
@@ -118,10 +126,15 @@ def compare(shapes: list[Shape], device: torch.device, args: argparse.Namespace)
     _print_seconds("compute", rows, lambda timing: timing.compute)
     if device.type == "cuda":
         _print_seconds("with host copies", rows, lambda timing: timing.with_copies)
-        titles = [timing.title for timing in rows[shapes[0]]]
-        print("\npeak device memory, GiB\n")
-        print(markdown_table(["layer", *titles], [
-            [f"{s[0]}x{s[1]}", *(f"{timing.peak_bytes / GIB:.2f}" for timing in rows[s])] for s in shapes]))
+        _print_figure("peak device memory, GiB", rows, lambda timing: f"{timing.peak_bytes / GIB:.2f}")
+    _print_figure("loss on the method's own metric, x nearest", rows,
+                  lambda timing: "-" if math.isnan(timing.loss) else f"{timing.loss:.4f}")
+
+
+def _print_figure(what: str, rows: dict[Shape, list[Timing]], figure: Callable[[Timing], str]) -> None:
+    titles = [timing.title for timing in next(iter(rows.values()))]
+    print(f"\n{what}\n")
+    print(markdown_table(["layer", *titles], [[f"{s[0]}x{s[1]}", *map(figure, rows[s])] for s in rows]))
 
 
 def _print_seconds(what: str, rows: dict[Shape, list[Timing]], figure: Callable[[Timing], float]) -> None:
@@ -145,7 +158,7 @@ def layer_set(shapes: list[Shape], device: torch.device, args: argparse.Namespac
         factors, rounding, peak = 0.0, 0.0, 0
         for first in range(0, args.layers, args.layers_per_input):
             layers = range(first, min(first + args.layers_per_input, args.layers))
-            with fast_products([device]):
+            with products(device, args.exact):
                 seconds = _one_input(shape, layers, device)
             factors, rounding, peak = factors + seconds[0], rounding + seconds[1], max(peak, seconds[2])
         rows.append((f"{shape[0]}x{shape[1]}", factors, rounding))
@@ -183,6 +196,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", default=list(peers.SCRIPTS), choices=tuple(peers.SCRIPTS),
                         help="published scripts to run (default both)")
     parser.add_argument("--hidden", type=int, default=3072, help="model width the shapes are scaled to (default 3072)")
+    parser.add_argument("--exact", action="store_true", help="float32 matrix products instead of the engine's setting")
     parser.add_argument("--layer-set", action="store_true", help="time a whole model's calibrated layers instead")
     parser.add_argument("--layers", type=int, default=LAYERS_PER_SHAPE, help="layers of each shape for --layer-set")
     parser.add_argument("--layers-per-input", type=int, default=1, help="layers that share an input for --layer-set")

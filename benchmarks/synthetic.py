@@ -32,9 +32,9 @@ def gram(width: int, seed: int, device: torch.device | str = "cpu") -> torch.Ten
     rank = max(1, width // 4)
     factor = torch.randn(width, rank, generator=random, device=device)
     factor *= torch.arange(1, rank + 1, device=device) ** -0.5
-    loud = torch.rand(width, generator=random, device=device).mul_(2).exp_()
-    loud[torch.randint(width, (max(1, width // 500),), generator=random, device=device)] *= 8
+    loud = torch.randn(width, generator=random, device=device).mul_(0.5).exp_()
+    loud[torch.randint(width, (max(1, width // 200),), generator=random, device=device)] *= 8
     factor *= loud[:, None]
     result = factor @ factor.T
-    result.diagonal().add_(0.05 * loud.square())
+    result.diagonal().add_(0.5 * loud.square())
     return result

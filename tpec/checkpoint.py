@@ -134,6 +134,11 @@ class Reader:
                                 f"(tensor '{info.name}').")
             done += count
 
+    def will_need(self, info: TensorInfo) -> None:
+        """Let the system fetch these bytes meanwhile (Linux; elsewhere nothing happens)."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._files[info.file].fileno(), info.start, info.nbytes, os.POSIX_FADV_WILLNEED)
+
     def drop_cache(self, info: TensorInfo) -> None:
         """Tell the system that these bytes will not be read again (Linux; elsewhere nothing happens)."""
         if hasattr(os, "posix_fadvise"):

@@ -20,6 +20,8 @@ from .work import Task
 
 _PIECE = 32 << 20
 _AHEAD = 2
+#: The system is asked to fetch so many bytes before they are read; they lie in its cache, not in this process.
+_WINDOW = 1 << 30
 _POLL = 0.2
 
 
@@ -154,14 +156,26 @@ class Lane:
 
     def _read_all(self) -> None:
         stream = torch.cuda.Stream(self.device) if self._cuda else None
+        ahead = self._fetch_ahead()
         for task in self.tasks:
             if self._stop.is_set():
                 return
+            next(ahead)
             if task.quantize:
                 self._send(self._read(task, stream))
             else:
                 self._copy(task)
         self._send(None)
+
+    def _fetch_ahead(self) -> Iterator[None]:
+        """Each step tells the system of the tensors that the next task brings within _WINDOW bytes."""
+        waiting, used = iter(self.tasks), 0
+        for task in self.tasks:
+            while used < _WINDOW and (coming := next(waiting, None)) is not None:
+                self.reader.will_need(coming.layer.info)
+                used += coming.layer.info.nbytes
+            yield
+            used -= task.layer.info.nbytes
 
     def _read(self, task: Task, stream: torch.cuda.Stream | None) -> Read:
         info = task.layer.info

@@ -69,6 +69,9 @@ def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
         if width != layer.shape[1]:
             raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' reads {width} values, "
                             f"that of {plan.checkpoint.name} {layer.shape[1]}.")
+    foreign = [name for name in calibration.layers if f"{plan.prefix}{name}.weight" not in plan.checkpoint.tensors]
+    if covered and foreign:
+        raise TpecError(f"The calibration is of another model: {plan.checkpoint.name} has no layer '{foreign[0]}'.")
     if not covered:
         raise TpecError(f"The calibration is of another model: it knows none of the {len(layers)} layers of "
                         f"{plan.checkpoint.name}.")

@@ -65,6 +65,12 @@ def output_bytes(source: Path) -> int:
     return make_plan(open_checkpoint(source), Settings()).output_nbytes
 
 
+def empty_process() -> Seconds:
+    """Starting Python with torch and its first allocation on the device: part of every other whole command's time."""
+    device = "'cuda' if torch.cuda.is_available() else 'cpu'"
+    return measured([sys.executable, "-c", f"import torch; torch.zeros(1, device={device})"]).checked().seconds
+
+
 def our_run(source: Path, target: Path, method: str, extra: list[str], gpus: int = 1) -> Seconds:
     """Wall seconds of the whole command."""
     command = tpec_command("quantize", source, "-o", target, "--method", method, "--quiet", "--overwrite", *extra)
@@ -83,27 +89,30 @@ def repeated(args: argparse.Namespace, source: Path, once: Callable[[], Seconds]
     return statistics.median(seconds)
 
 
-def published_seconds(args: argparse.Namespace, source: Path, variant: str) -> Seconds | None:
-    """Extrapolated wall time of a published script on `source`, from whole runs on two smaller models."""
-    peer = peers.published_script(args.published, variant)
-    if peer is None:
-        return None
-    sizes, seconds = [], []
+def probe_models(args: argparse.Namespace) -> list[Path]:
+    """The small models that the published scripts are run on, written once for all of them."""
+    paths = []
     for units in PROBE_UNITS:
-        path = args.folder / f"units{units}.safetensors"
-        make_model.write_model(path, make_model.model_shapes(args.layout, args.hidden, units, 2 * units))
-        output = args.folder / "published.safetensors"
-        ready(path, args.warm)
+        paths.append(args.folder / f"units{units}.safetensors")
+        make_model.write_model(paths[-1], make_model.model_shapes(args.layout, args.hidden, units, 2 * units))
+    return paths
+
+
+def published_seconds(peer: peers.FilePeer, probes: list[Path], source: Path, warm: bool) -> Seconds:
+    """Extrapolated wall time of a published script on `source`, from whole runs on two smaller models."""
+    sizes, seconds = [], []
+    for path in probes:
+        output = path.with_suffix(".published.safetensors")
+        ready(path, warm)
         run = peer.run(path, output)
         if not output.is_file():
             raise SystemExit(f"{peer.title} wrote no file:\n{run.output[-1000:]}")
         output.unlink()
         sizes.append(path.stat().st_size)
         seconds.append(run.seconds)
-        path.unlink()
     more = (source.stat().st_size - sizes[0]) / (sizes[1] - sizes[0])
-    probes = (f"{second:.1f} s for {size / 1e9:.2f} GB" for second, size in zip(seconds, sizes, strict=True))
-    print(f"{peer.title}: {', '.join(probes)}", flush=True)
+    measured_here = (f"{second:.1f} s for {size / 1e9:.2f} GB" for second, size in zip(seconds, sizes, strict=True))
+    print(f"{peer.title}: {', '.join(measured_here)}", flush=True)
     return seconds[0] + more * (seconds[1] - seconds[0])
 
 
@@ -111,19 +120,22 @@ def compare(args: argparse.Namespace, source: Path) -> None:
     """Parts (a) to (d): floor, this project, published scripts."""
     wanted = output_bytes(source)
     floor = repeated(args, source, lambda: plain_copy(source, args.folder / "floor.bin", wanted))
-    rows = [("plain read and write", floor)]
+    rows = [("plain read and write", floor), ("empty torch process", empty_process())]
     target = args.folder / "out.safetensors"
     for method in args.methods:
         seconds = repeated(args, source, lambda method=method: our_run(source, target, method, args.extra))
         rows.append((f"tpec --method {method}", seconds))
         target.unlink()
     ours = rows[-1]
-    for variant in args.variants if args.published else ():
-        seconds = published_seconds(args, source, variant)
-        rows += [(f"published {variant} (extrapolated)", seconds)] if seconds else []
+    theirs = [peers.published_script(args.published, variant) for variant in args.variants]
+    probes = probe_models(args) if any(theirs) else []
+    for peer in filter(None, theirs):
+        rows.append((f"{peer.title} (extrapolated)", published_seconds(peer, probes, source, args.warm)))
+    for path in probes:
+        path.unlink()
     size = source.stat().st_size
     print(f"\n{size / 1e9:.2f} GB in, {wanted / 1e9:.2f} GB out, input {'warm' if args.warm else 'cold'}\n")
-    print(markdown_table(("run", "seconds", "GB/s read", "x plain read and write", f"x {ours[0]}"),
+    print(markdown_table(("run", "seconds", "model GB/s", "x plain read and write", f"x {ours[0]}"),
                          [(title, f"{seconds:.1f}", f"{size / seconds / 1e9:.2f}", times(seconds, floor),
                            times(seconds, ours[1])) for title, seconds in rows]), flush=True)
 

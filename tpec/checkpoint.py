@@ -54,7 +54,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _resolve(path: Path) -> Path:
-    if not path.is_dir():
+    if not os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
         return path
     found = sorted(path.glob("*" + INDEX_SUFFIX)) or sorted(path.glob("*.safetensors"))
     if not found:
@@ -68,7 +68,7 @@ def _resolve(path: Path) -> Path:
 def _open_sharded(path: Path) -> Checkpoint:
     shards = _shard_map(path)
     names = sorted(set(shards.values()))
-    missing = [name for name in names if not (path.parent / name).is_file()]
+    missing = [name for name in names if not os.path.isfile(path.parent / name)]
     if missing:
         raise TpecError(f"{path.name} needs {len(missing)} file(s) that are not beside it: {', '.join(missing[:6])}.")
     tensors: dict[str, TensorInfo] = {}
@@ -94,7 +94,7 @@ def _shard_map(path: Path) -> dict[str, str]:
         weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
     except OSError as error:
         raise TpecError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise TpecError(f"{path.name} is not an index of shards (no 'weight_map').") from None
     if not isinstance(weight_map, dict) or not weight_map:
         raise TpecError(f"{path.name} lists no tensors.")

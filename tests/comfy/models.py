@@ -72,11 +72,30 @@ def t5xxl(decoder: bool = False, seed: int = 0) -> Tensors:
     return tensors
 
 
+#: CLIP-L's sizes, small, for ComfyUI's `clip_l_model_config`.
+SMALL_CLIP_L = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+
+
 def clip_l() -> Tensors:
-    """Enough of CLIP-L's names to be recognised."""
-    names = ("mlp.fc1", "mlp.fc2", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
-    return {f"text_model.encoder.layers.{index}.{name}.weight": torch.ones(16, 16, dtype=torch.float16)
-            for index in range(2) for name in names}
+    """CLIP-L's names, float16, small and only two layers."""
+    make = torch.Generator().manual_seed(0)
+    wide, inner = SMALL_CLIP_L["hidden_size"], SMALL_CLIP_L["intermediate_size"]
+    shapes = {"embeddings.token_embedding.weight": (49408, wide), "embeddings.position_embedding.weight": (77, wide)}
+    vectors = {"final_layer_norm": wide}
+    for index in range(SMALL_CLIP_L["num_hidden_layers"]):
+        at = f"encoder.layers.{index}"
+        shapes |= {f"{at}.mlp.fc1.weight": (inner, wide), f"{at}.mlp.fc2.weight": (wide, inner)}
+        shapes |= {f"{at}.self_attn.{name}.weight": (wide, wide) for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
+        vectors |= {f"{at}.layer_norm{number}": wide for number in (1, 2)}
+    tensors = {f"text_model.{name}": torch.randn(shape, generator=make).mul(0.1).half()
+               for name, shape in shapes.items()}
+    for name, width in vectors.items():
+        tensors[f"text_model.{name}.weight"] = torch.ones(width, dtype=torch.float16)
+        tensors[f"text_model.{name}.bias"] = torch.zeros(width, dtype=torch.float16)
+    for name, (rows, _) in shapes.items():
+        if ".layers." in name:
+            tensors[f"text_model.{name.removesuffix('weight')}bias"] = torch.zeros(rows, dtype=torch.float16)
+    return tensors
 
 
 def unknown() -> Tensors:

@@ -1,5 +1,6 @@
 """Bad inputs give one sentence and leave nothing behind; an interrupt stops at once; a deleted file comes back."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ def tiny(server: ComfyServer) -> str:
 def leftovers(server: ComfyServer) -> list[Path]:
     """Files that are no finished result."""
     return [path for folder in (server.temp, server.models, server.output) for path in folder.rglob("*")
-            if path.is_file() and path.suffix not in (".safetensors", ".latent", ".png")]
+            if path.is_file() and path.suffix not in (".safetensors", ".latent", ".png", ".json")]
 
 
 def broken(server: ComfyServer, kind: str) -> str:
@@ -76,6 +77,28 @@ def test_names_that_lead_elsewhere_are_refused(server: ComfyServer, tiny: str, f
 def test_missing_source_is_refused_before_anything_runs(server: ComfyServer, tiny: str):
     with pytest.raises(PromptRefused, match="no model file"):
         server.queue({**p.quantizing("diffusion_models/../../secret.safetensors"), **p.saving("never")})
+
+
+def test_part_that_the_file_lacks_is_named(server: ComfyServer, tiny: str):
+    outcome = server.run({
+        **p.quantizing(f"diffusion_models/{tiny}"), "loaded": p.node("TPECLoadScaledFP8", quantized=["quantize", 0]),
+        "latent": p.node("EmptySD3LatentImage", width=256, height=256, batch_size=1),
+        "decode": p.node("VAEDecode", samples=["latent", 0], vae=["loaded", 2]),
+        "show": p.node("PreviewImage", images=["decode", 0])})
+    assert outcome.failed_node == "TPECLoadScaledFP8" and "holds no VAE" in outcome.error
+
+
+def test_sharded_model_is_listed_once_and_quantized(server: ComfyServer):
+    folder, tensors = server.models / "diffusion_models", models.flux(hidden=128)
+    names = sorted(tensors)
+    parts = {f"parts-0000{number}-of-00002.safetensors": names[number - 1 :: 2] for number in (1, 2)}
+    for file, held in parts.items():
+        models.save({name: tensors[name] for name in held}, folder / file)
+    index = {"weight_map": {name: file for file, held in parts.items() for name in held}}
+    (folder / "parts.safetensors.index.json").write_text(json.dumps(index))
+    listed = [name for name in server.choices("TPECLoadCheckpoint", "checkpoint") if "parts" in name]
+    assert listed == ["diffusion_models/parts.safetensors.index.json"]
+    server.succeed({**p.quantizing(listed[0]), **p.saving("joined")})
 
 
 def test_existing_name(server: ComfyServer, tiny: str):

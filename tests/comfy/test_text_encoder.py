@@ -10,10 +10,13 @@ from comfy_server import ComfyServer
 from safetensors.torch import load_file
 from test_main_job import dequantized
 
+from tpec.calibration_file import load_calibration
+
 
 def encoding(name: object, keep: str) -> dict[str, dict]:
     return {
-        "clip": p.node("TestSmallT5Loader", clip_name=name, type="chroma", sizes=json.dumps(models.SMALL_T5)),
+        "clip": p.node("TestSmallTextEncoder", clip_name=name, type="chroma", part="t5xxl",
+                       sizes=json.dumps(models.SMALL_T5)),
         "encode": p.node("CLIPTextEncode", clip=["clip", 0], text="a red square beside a blue circle"),
         "cond": p.node("TestSaveConditioning", conditioning=["encode", 0], filename=keep),
     }
@@ -23,6 +26,12 @@ def encoding(name: object, keep: str) -> dict[str, dict]:
 def t5(server: ComfyServer) -> str:
     models.save(models.t5xxl(decoder=True), server.models / "text_encoders" / "t5.safetensors")
     return "t5.safetensors"
+
+
+@pytest.fixture(scope="module")
+def clip_l(server: ComfyServer) -> str:
+    models.save(models.clip_l(), server.models / "text_encoders" / "clip_l.safetensors")
+    return "clip_l.safetensors"
 
 
 @pytest.mark.parametrize("form", ["universal", "scaled_fp8"])
@@ -37,8 +46,28 @@ def test_t5xxl_encodes_as_its_weights_mean(server: ComfyServer, t5: str, form: s
     assert torch.allclose(got, wanted, rtol=1e-2, atol=1e-2 * wanted.std().item())
 
 
-def test_clip_l_is_refused_with_the_reason(server: ComfyServer):
-    models.save(models.clip_l(), server.models / "text_encoders" / "clip_l.safetensors")
-    outcome = server.run({**p.quantizing("text_encoders/clip_l.safetensors"), **p.saving("clip_l_fp8")})
+def test_clip_l_is_refused_with_the_reason(server: ComfyServer, clip_l: str):
+    outcome = server.run({**p.quantizing(f"text_encoders/{clip_l}"), **p.saving("clip_l_fp8")})
     assert outcome.failed_node == "TPECQuantizeFP8"
     assert "CLIP" in outcome.error and "scales" in outcome.error
+
+
+def test_text_calibration_names_layers_as_their_file_does(server: ComfyServer, clip_l: str):
+    server.succeed({
+        "clip": p.node("TestSmallTextEncoder", clip_name=clip_l, type="stable_diffusion", part="clip_l",
+                       sizes=json.dumps(models.SMALL_CLIP_L)),
+        "calibrate": p.node("TPECCalibrateText", clip=["clip", 0], prompts="a cat\n\na dog in the rain\n"),
+        "store": p.node("TPECSaveCalibration", calibration=["calibrate", 0], name="clip_l", if_exists="overwrite")})
+    calibration = load_calibration(server.output / "tpec_calibration" / "clip_l.safetensors")
+    assert calibration.runs == 2
+    assert {f"{name}.weight" for name in calibration.layers} >= {
+        name for name, tensor in models.clip_l().items() if ".layers." in name and tensor.ndim == 2}
+
+
+def test_text_calibration_without_a_prompt_says_so(server: ComfyServer, clip_l: str):
+    outcome = server.run({
+        "clip": p.node("TestSmallTextEncoder", clip_name=clip_l, type="stable_diffusion", part="clip_l",
+                       sizes=json.dumps(models.SMALL_CLIP_L)),
+        "calibrate": p.node("TPECCalibrateText", clip=["clip", 0], prompts=" \n "),
+        "show": p.node("PreviewAny", source=["calibrate", 1])})
+    assert "no prompt" in outcome.error

@@ -38,28 +38,30 @@ class TestStoredConditioning(io.ComfyNode):
         return io.NodeOutput([[context, {"pooled_output": pooled}]])
 
 
-class TestSmallT5Loader(io.ComfyNode):
+class TestSmallTextEncoder(io.ComfyNode):
     """The stock CLIPLoader with ComfyUI's own option for the text encoder's sizes."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="TestSmallT5Loader",
+            node_id="TestSmallTextEncoder",
             category="tests",
             inputs=[
                 io.Combo.Input("clip_name", options=folder_paths.get_filename_list("text_encoders")),
-                io.Combo.Input("type", options=["chroma", "sd3", "mochi", "pixart", "ltxv"]),
+                io.Combo.Input("type", options=["chroma", "stable_diffusion"]),
+                io.Combo.Input("part", options=["t5xxl", "clip_l"]),
                 io.String.Input("sizes", tooltip="JSON"),
             ],
             outputs=[io.Clip.Output()],
         )
 
     @classmethod
-    def execute(cls, clip_name: str, type: str, sizes: str) -> io.NodeOutput:
+    def execute(cls, clip_name: str, type: str, part: str, sizes: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("text_encoders", clip_name)
-        return io.NodeOutput(comfy.sd.load_clip(
-            [path], clip_type=getattr(comfy.sd.CLIPType, type.upper()),
-            model_options={"t5xxl_model_config": json.loads(sizes)}))
+        # CLIP-L's entry is made anew from the general one.
+        options = {"model_config": json.loads(sizes), f"{part}_model_config": json.loads(sizes)}
+        kind = getattr(comfy.sd.CLIPType, type.upper())
+        return io.NodeOutput(comfy.sd.load_clip([path], clip_type=kind, model_options=options))
 
 
 class TestSaveConditioning(io.ComfyNode):
@@ -83,7 +85,7 @@ class TestSaveConditioning(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestStoredConditioning, TestSmallT5Loader, TestSaveConditioning]
+        return [TestStoredConditioning, TestSmallTextEncoder, TestSaveConditioning]
 
 
 async def comfy_entrypoint() -> Extension:

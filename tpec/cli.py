@@ -164,7 +164,7 @@ def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path,
         report = quantize(plan, output, devices=devices, calibration=calibration, progress=progress,
                           overwrite=options.overwrite, resume=options.resume, world=world)
     if talk:
-        print(report.summary())
+        print(report.result())
         print(f"saved {output}")
     if options.report and world.rank == 0:
         _write_report(options.report, report)
@@ -223,7 +223,7 @@ def _demo(options: argparse.Namespace) -> int:
     print(plan.summary())
     with TerminalProgress(enabled=True) as progress:
         report = quantize(plan, output, devices=choose_devices("auto"), progress=progress, overwrite=True)
-    print(report.summary())
+    print(report.result())
     result = verify(source, output)
     print(result.text())
     print(f"{'verified' if result.ok else 'FAULTY'}: {output}")

@@ -66,9 +66,12 @@ class Report:
         return math.exp(sum(map(math.log, errors)) / len(errors)) if errors else 0.0
 
     def summary(self) -> str:
-        """The lines that matter, for a terminal or a node."""
+        """What was recognised and what came of it, for a node."""
+        return f"{self.why}\n{self.result()}"
+
+    def result(self) -> str:
+        """What came of it, in a few lines."""
         lines = [
-            f"{self.why}",
             f"{len(self.layers)} layers in FP8, {self.kept} tensors kept"
             + (f", {self.dropped} dropped" if self.dropped else ""),
             f"{self.source_nbytes / 1e9:.3f} GB -> {self.output_nbytes / 1e9:.3f} GB "

@@ -61,7 +61,9 @@ def device_choices() -> list[str]:
 
 
 def torch_device(choice: str) -> torch.device:
-    return memory.get_torch_device() if choice == "auto" else torch.device(choice)
+    """The device to compute on; the CPU where PyTorch cannot hold float8 tensors on ComfyUI's own (Apple, DirectML)."""
+    device = memory.get_torch_device() if choice == "auto" else torch.device(choice)
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def fast_products(devices: Sequence[torch.device]) -> Iterator[None]:
 
 
 def choose_devices(wanted: str, rank: int = 0) -> tuple[torch.device, ...]:
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or several separated by commas. Raises TpecError for one not there.
+    """`auto`, `cpu`, `cuda`, `cuda:1`, or several separated by commas. Raises TpecError for one not there.
 
     Under torchrun, rank r takes the r-th GPU for `auto` and `cuda`.
     """
@@ -50,8 +50,6 @@ def _device(name: str, rank: int) -> torch.device:
         if index >= count:
             raise TpecError(f"Device {name} is not there: this PyTorch sees {count} CUDA GPU(s); use --device cpu.")
         return torch.device("cuda", index)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise TpecError("Device mps is not there: use --device cpu.")
-    if device.type not in ("cpu", "mps"):
+    if device.type != "cpu":
         raise TpecError(f"Device {name} is not supported: use auto, cpu, cuda or cuda:N.")
     return device

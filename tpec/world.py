@@ -1,15 +1,28 @@
 """The processes of a torchrun, or the only one: who am I, wait for the others, share small objects."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 
+from .errors import TpecError
+
 Shared = TypeVar("Shared")
 
 _TIMEOUT = timedelta(hours=12)
+
+
+@contextmanager
+def _peers_alive() -> Iterator[None]:
+    """Another rank's death breaks the connection: that is its failure to explain, not a fault of this one."""
+    try:
+        yield
+    except RuntimeError:
+        raise TpecError("Another process of this run failed; see its message.") from None
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,8 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
+        with _peers_alive():
+            torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
     def gather(self, value: Shared) -> list[Shared]:
@@ -32,7 +46,8 @@ class World:
         if self.size == 1:
             return [value]
         box: list[Shared | None] = [None] * self.size
-        torch.distributed.all_gather_object(box, value)
+        with _peers_alive():
+            torch.distributed.all_gather_object(box, value)
         return box
 
 

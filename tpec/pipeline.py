@@ -74,13 +74,18 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
 
 def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
     """Raises TpecError when `output` cannot or must not be written."""
-    if not output.parent.is_dir():
-        raise TpecError(f"The folder {output.parent} does not exist: create it or choose another.")
-    if output.is_dir():
-        raise TpecError(f"{output} is a folder: name a file.")
-    if any(path.exists() and output.exists() and path.samefile(output) for path in plan.checkpoint.files):
-        raise TpecError(f"{output.name} is the input itself: choose another name.")
-    _refuse_existing(output, overwrite)
+    try:
+        if not output.parent.is_dir():
+            raise TpecError(f"The folder {output.parent} does not exist: create it or choose another.")
+        if output.is_dir():
+            raise TpecError(f"{output} is a folder: name a file.")
+        # The working file replaces whatever has its name, so that must not be the input either.
+        for target in (output, spool.partial_path(output)):
+            if target.exists() and any(path.exists() and path.samefile(target) for path in plan.checkpoint.files):
+                raise TpecError(f"{target.name} is the input itself: choose another name for the output.")
+        _refuse_existing(output, overwrite)
+    except OSError as error:
+        raise TpecError(f"{output} cannot be written: {error.strerror}.") from None
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

@@ -4,6 +4,7 @@
 the data it speaks of was synced. So a run that was killed can be resumed, and nothing under NAME is ever half a file.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -45,10 +46,14 @@ def create(output: Path, layout: Layout) -> None:
     if free < layout.nbytes:
         raise TpecError(f"The disk of {output.parent} has {free / 1e9:.2f} GB free and the result needs "
                         f"{layout.nbytes / 1e9:.2f} GB: make room or choose another folder.")
-    with SpoolFile(output, layout) as spool:
-        spool.allocate()
-        for name, content in layout.constants.items():
-            spool.write(name, content)
+    try:
+        with SpoolFile(output, layout) as spool:
+            spool.allocate()
+            for name, content in layout.constants.items():
+                spool.write(name, content)
+    except BaseException:
+        discard(output)
+        raise
 
 
 def discard(output: Path) -> None:
@@ -132,7 +137,8 @@ class Journal:
         self._bytes = 0
         self._synced = time.monotonic()
         path = partial_path(output)
-        self._file = open(path.with_name(f"{path.name}.journal{lane}"), "a", encoding="utf-8")
+        with _disk_errors(output):
+            self._file = open(path.with_name(f"{path.name}.journal{lane}"), "a", encoding="utf-8")
         self._pending.append(json.dumps({"job": digest}))
 
     def record(self, name: str, nbytes: int, facts: dict[str, object] | None = None) -> None:
@@ -153,7 +159,9 @@ class Journal:
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        self._file.close()
+        # Lines that a full disk refused are tried once more here; `flush` has raised for them already.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, object] | None] | None:
@@ -166,13 +174,16 @@ def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, o
     if not partial.exists() or not journals:
         return None
     done: dict[str, dict[str, object] | None] = {}
-    for path in journals:
-        for line in _whole_lines(path):
-            if "job" in line and line["job"] != digest:
-                raise TpecError(f"{partial.name} cannot be resumed: the source file or a setting changed since it was "
-                                "begun; delete it, or run without --resume to start over.")
-            if "done" in line:
-                done[line["done"]] = line["facts"]
+    lines = [line for path in journals for line in _whole_lines(path)]
+    if not lines:
+        # Killed before anything was synced: not even the constants can be relied on.
+        return None
+    for line in lines:
+        if "job" in line and line["job"] != digest:
+            raise TpecError(f"{partial.name} cannot be resumed: the source file or a setting changed since it was "
+                            "begun; delete it, or run without --resume to start over.")
+        if "done" in line:
+            done[line["done"]] = line["facts"]
     with open(partial, "rb") as file:
         if file.read(len(layout.header)) != layout.header or partial.stat().st_size != layout.nbytes:
             raise TpecError(f"{partial.name} cannot be resumed: it is not what its journal says; run without --resume "

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from .checkpoint import Checkpoint
-from .dtypes import FLOATS
+from .dtypes import FLOATS, byte_count
 from .errors import TpecError
 from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, detect
 from .header import TensorInfo
@@ -102,6 +102,7 @@ def make_plan(checkpoint: Checkpoint, settings: Settings) -> Plan:
             raise TpecError(f"--t5xxl and family '{wanted}' contradict each other: give one of them.")
         wanted = "t5xxl"
     _refuse_quantized_metadata(checkpoint)
+    _refuse_unknown_dtypes(checkpoint)
     try:
         found = detect(checkpoint.name, checkpoint.tensors, wanted, settings.include)
     except TpecError:
@@ -118,6 +119,13 @@ def make_plan(checkpoint: Checkpoint, settings: Settings) -> Plan:
 def _refuse_quantized_metadata(checkpoint: Checkpoint) -> None:
     if "_quantization_metadata" in checkpoint.metadata:
         raise TpecError(f"{checkpoint.name} is quantized already (its header says so): use the bf16 or fp16 original.")
+
+
+def _refuse_unknown_dtypes(checkpoint: Checkpoint) -> None:
+    for name, info in checkpoint.tensors.items():
+        if byte_count(info.dtype, info.shape) is None:
+            raise TpecError(f"Tensor '{name}' of {checkpoint.name} has dtype {info.dtype}, which is not known here: "
+                            "update this program, or use a bf16 or fp16 file.")
 
 
 def _refuse_quantized(checkpoint: Checkpoint, prefix: str) -> None:

@@ -78,6 +78,10 @@ def _header_layers(result: Checkpoint, outcome: VerifyResult) -> dict[str, objec
 def _check_layer(name: str, before: Reader, after: Reader, result: Checkpoint, header: dict[str, object] | None,
                  outcome: VerifyResult) -> None:
     layer = name.removesuffix(".weight")
+    shape = result.tensors[name].shape
+    if not name.endswith(".weight") or len(shape) != 2 or 0 in shape:
+        outcome.faults.append(f"{name} is in FP8 but is no weight of a Linear: ComfyUI does not apply a scale there.")
+        return
     found = {key: after.tensor(f"{layer}.{key}") for key in _SCALES if f"{layer}.{key}" in result.tensors}
     bad = [key for key, scale in found.items() if scale.dtype != torch.float32 or scale.numel() != 1
            or not math.isfinite(scale.item()) or scale.item() <= 0]
@@ -85,8 +89,10 @@ def _check_layer(name: str, before: Reader, after: Reader, result: Checkpoint, h
         outcome.faults.append(f"{layer} has no single positive float32 scale.")
         return
     described = _described(layer, after, result, outcome)
-    if "weight_scale" in found and described is None and (header is None or layer not in header):
+    if "weight_scale" in found and described is None and (header is None or layer not in header or _tells(result)):
         outcome.faults.append(f"{layer} has a weight_scale but nothing tells ComfyUI to use it (no comfy_quant).")
+    if "weight_scale" not in found and not _marked(name, result):
+        outcome.faults.append(f"{layer} has a scale_weight but nothing tells ComfyUI to use it (no scaled_fp8 marker).")
     if header is not None and layer not in header:
         outcome.faults.append(f"{layer} is not listed in the header's _quantization_metadata.")
     error = _relative_error(before.tensor(name), after.tensor(name), next(iter(found.values())))
@@ -97,15 +103,27 @@ def _check_layer(name: str, before: Reader, after: Reader, result: Checkpoint, h
 
 def _described(layer: str, after: Reader, result: Checkpoint, outcome: VerifyResult) -> object:
     name = f"{layer}.comfy_quant"
-    if name not in result.tensors:
+    info = result.tensors.get(name)
+    if info is None:
         return None
     try:
-        described = json.loads(bytes(after.tensor(name).tolist()))
-    except ValueError:
+        described = json.loads(bytes(after.tensor(name).tolist())) if (info.dtype, len(info.shape)) == ("U8", 1) else {}
+    except (ValueError, RecursionError):
         described = {}
     if not isinstance(described, dict) or described.get("format") != "float8_e4m3fn":
         outcome.faults.append(f"{name} does not say float8_e4m3fn.")
     return described
+
+
+def _tells(result: Checkpoint) -> bool:
+    """Whether layers of this file carry comfy_quant tensors; then all of them must."""
+    return any(name.endswith(".comfy_quant") for name in result.tensors)
+
+
+def _marked(name: str, result: Checkpoint) -> bool:
+    """Whether the part of the file that holds `name` carries the legacy marker."""
+    markers = [key for key in result.tensors if key.rpartition(".")[2] == "scaled_fp8"]
+    return any(name.startswith(marker.removesuffix("scaled_fp8")) for marker in markers)
 
 
 def _relative_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> float:

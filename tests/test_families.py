@@ -52,7 +52,8 @@ def test_flux_dev_and_fill(tmp_path: Path) -> None:
 
 def test_chroma(tmp_path: Path) -> None:
     assert found(tmp_path, chroma_shapes()).family.name == "chroma"
-    assert found(tmp_path, {f"model.diffusion_model.{n}": s for n, s in chroma_shapes().items()}).family.name == "chroma"
+    full = {f"model.diffusion_model.{name}": shape for name, shape in chroma_shapes().items()}
+    assert found(tmp_path, full).family.name == "chroma"
 
 
 def test_t5xxl(tmp_path: Path) -> None:

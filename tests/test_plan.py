@@ -124,9 +124,9 @@ def test_exclude_wins_over_include(tmp_path: Path) -> None:
 
 
 def test_include_never_takes_what_is_no_linear_weight(tmp_path: Path) -> None:
-    shapes = {"net.a.weight": (8, 8), "net.a.bias": (8,), "net.conv.weight": (8, 8, 3, 3), "net.conv1d.weight": (8, 8, 3),
-              "net.norm.weight": (8,), "net.table": (8, 8), "net.scalar.weight": (), "net.empty.weight": (0, 8),
-              "net.int.weight": (8, 8)}
+    shapes = {"net.a.weight": (8, 8), "net.a.bias": (8,), "net.conv.weight": (8, 8, 3, 3),
+              "net.conv1d.weight": (8, 8, 3), "net.norm.weight": (8,), "net.table": (8, 8), "net.scalar.weight": (),
+              "net.empty.weight": (0, 8), "net.int.weight": (8, 8)}
     plan = plan_of(tmp_path, shapes, {"net.int.weight": "I64"}, include=".")
     assert names(plan) == {"net.a.weight"}
     assert plan.family.name == "custom"

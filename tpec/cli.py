@@ -28,6 +28,9 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; failures are one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        # File and tensor names may hold what the terminal's encoding does not.
+        stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         signal.signal(signal.SIGTERM, _terminate)
@@ -36,11 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except TpecError as error:
-        print(f"tpec: {error}", file=sys.stderr)
+        _complain(error)
         return FAILED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        _complain(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
+        return FAILED
+
+
+def _complain(error: object) -> None:
+    """One line on stderr, whatever names the message holds."""
+    print("tpec: " + " ".join(str(error).splitlines()), file=sys.stderr)
 
 
 def _terminate(*_: object) -> None:
@@ -90,7 +101,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="show what would happen and stop")
     add("--report", type=Path, metavar="FILE.json", help="write the full report")
     add("--quiet", action="store_true", help="print errors only")
-    parser.set_defaults(run=_quantize)
+    parser.set_defaults(run=_quantize, wrong_usage=parser.error)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -102,7 +113,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _inputs(options: argparse.Namespace) -> list[Path]:
     given = [*options.inputs, *([options.input_option] if options.input_option else [])]
     if not given:
-        raise TpecError("No input was given: name a .safetensors file.")
+        options.wrong_usage("no input was given: name a .safetensors file")
     # Windows shells pass wildcards on.
     return [Path(name) for pattern in given
             for name in (sorted(glob.glob(pattern)) if glob.has_magic(pattern) and not Path(pattern).exists()
@@ -113,19 +124,37 @@ def _outputs(options: argparse.Namespace, inputs: list[Path]) -> list[Path]:
     derived = [default_output(path, options.keep_distillation) for path in inputs]
     if options.output is None:
         return derived
-    if len(inputs) == 1 and not options.output.is_dir():
+    folder = os.path.isdir(options.output)
+    if len(inputs) == 1 and not folder:
         return [options.output]
-    if not options.output.is_dir():
+    if not folder:
         raise TpecError(f"{options.output} is not a folder: with several inputs -o names the folder for the results.")
-    return [options.output / path.name for path in derived]
+    outputs = [options.output / path.name for path in derived]
+    doubled = next((path for at, path in enumerate(outputs) if path in outputs[:at]), None)
+    if doubled:
+        raise TpecError(f"Several inputs have the same name, and {doubled} can hold one result only: quantize them one "
+                        "by one.")
+    return outputs
+
+
+def _check_report(options: argparse.Namespace, inputs: list[Path], outputs: list[Path]) -> None:
+    """The report's place, before any work is done."""
+    path = options.report
+    if path is None:
+        return
+    if len(inputs) > 1:
+        raise TpecError("--report takes one input: run it for each.")
+    if not os.path.isdir(path.parent) or os.path.isdir(path):
+        raise TpecError(f"The report {path} cannot be written: there is no such folder, or it is one itself.")
+    if path.suffix == ".safetensors" or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
+        raise TpecError(f"The report {path} would replace a model: choose a name that ends in .json.")
 
 
 def _quantize(options: argparse.Namespace) -> int:
     settings = _settings(options)
     inputs = _inputs(options)
     outputs = _outputs(options, inputs)
-    if options.report and len(inputs) > 1:
-        raise TpecError("--report takes one input: run it for each.")
+    _check_report(options, inputs, outputs)
     world = join_world()
     talk = not options.quiet and world.rank == 0
     if options.calib_samples is not None and talk:
@@ -139,7 +168,7 @@ def _quantize(options: argparse.Namespace) -> int:
                 if len(inputs) == 1:
                     raise
                 results.append((source, error))
-                print(f"tpec: {error}", file=sys.stderr)
+                _complain(error)
     finally:
         leave_world(world)
     if len(inputs) > 1 and talk:

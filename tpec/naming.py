@@ -1,5 +1,6 @@
 """The output's name when the user gives none: as the published TPEC script derives it, in the input's folder."""
 
+import os
 from pathlib import Path
 
 from .checkpoint import INDEX_SUFFIX
@@ -7,7 +8,7 @@ from .checkpoint import INDEX_SUFFIX
 
 def default_output(source: Path, keep_distillation: bool) -> Path:
     """`model.safetensors` -> `model_float8_e4m3fn_scaled_learned[_nodistill]_svd.safetensors`."""
-    if source.is_dir():
+    if os.path.isdir(source):
         base = source / source.resolve().name
     elif source.name.endswith(INDEX_SUFFIX):
         base = source.with_name(source.name.removesuffix(INDEX_SUFFIX))

@@ -24,6 +24,8 @@ STRENGTH = 2.0
 #: Sweeps of coordinate descent by default: they pay on real inputs, hardly on the weight's own components.
 SWEEPS_CALIBRATED = 4
 SWEEPS_DATA_FREE = 0
+#: Results lie at multiples of so many bytes in a buffer.
+_ALIGNMENT = 64
 #: Smaller chunks tried when the device runs out of memory, before the CPU takes the layer.
 _SHRINK = (1, 4, 16)
 
@@ -60,13 +62,13 @@ class Compute:
                 item.bias.record_stream(stream)
         quantized, bias, metric = self._with_less_memory(item)
         numbers = torch.cat([quantized.scale.reshape(1), quantized.facts])
-        host, ready = self._to_host(lane, [quantized.codes, numbers, *([bias] if bias is not None else [])])
+        host, ready, buffer = self._to_host(lane, [quantized.codes, numbers, *([bias] if bias is not None else [])])
         scale = host[1][:4]
         pieces = [(layer.name, host[0], 0), *((name, scale, 0) for name in scalar_names(layer.layer, self._plan))]
         if bias is not None:
             pieces.append((item.task.bias.name, host[2], 0))
         facts = partial(_facts, layer.layer, host[1], metric, begun)
-        return Write(tuple(pieces), item.task, facts, ready)
+        return Write(tuple(pieces), item.task, facts, ready, buffer)
 
     def _with_less_memory(self, item: Read) -> tuple[Quantized, torch.Tensor | None, str]:
         items = chunk_items(self._device)
@@ -115,20 +117,24 @@ class Compute:
             self._metric = (key, calibrated_metric(stats, has_bias, device))
         return self._metric[1]
 
-    def _to_host(self, lane: Lane, tensors: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.cuda.Event | None]:
-        """Flat byte tensors on the host; on CUDA they are complete once the event has passed."""
+    def _to_host(self, lane: Lane, tensors: list[torch.Tensor]) -> tuple[
+            list[torch.Tensor], torch.cuda.Event | None, torch.Tensor | None]:
+        """Flat byte tensors on the host; on CUDA they are complete once the event has passed, and lie in a buffer."""
         flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
         if self._download is None or flat[0].device.type == "cpu":
-            return [tensor.cpu() for tensor in flat], None
+            return [tensor.cpu() for tensor in flat], None, None
+        buffer = lane.download_buffer()
         self._download.wait_stream(torch.cuda.current_stream(self._device))
-        host = [lane.host_buffer(tensor.numel()) for tensor in flat]
+        host, at = [], 0
         with torch.cuda.stream(self._download):
-            for target, tensor in zip(host, flat, strict=True):
-                target.copy_(tensor, non_blocking=True)
+            for tensor in flat:
+                host.append(buffer[at: at + tensor.numel()])
+                host[-1].copy_(tensor, non_blocking=True)
                 tensor.record_stream(self._download)
+                at += -(-tensor.numel() // _ALIGNMENT) * _ALIGNMENT
             ready = torch.cuda.Event()
             ready.record(self._download)
-        return host, ready
+        return host, ready, buffer
 
 
 def _facts(layer: str, numbers: torch.Tensor, metric: str, begun: float) -> dict[str, object]:

@@ -23,6 +23,7 @@ _AHEAD = 2
 #: The system is asked to fetch so many bytes before they are read; they lie in its cache, not in this process.
 _WINDOW = 1 << 30
 _POLL = 0.2
+_SLACK = 4096
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ class Read:
 class Write:
     """Bytes on their way to the file: (tensor name, host tensor, offset); `facts` makes the journal's entry.
 
-    `task` is set on a task's last piece. `ready` is the download's event.
+    `task` is set on a task's last piece. `ready` is the download's event, `buffer` what to give back afterwards.
     """
 
     pieces: tuple[tuple[str, torch.Tensor, int], ...]
     task: Task | None
     facts: Callable[[], dict[str, object]] | None = None
     ready: torch.cuda.Event | None = None
+    buffer: torch.Tensor | None = None
 
 
 @dataclass
@@ -78,6 +80,27 @@ class Budget:
             self._changed.notify_all()
 
 
+class Buffers:
+    """Host buffers of one size, used in turn and pinned once: pinning memory again and again stalls the device."""
+
+    def __init__(self, count: int, nbytes: int) -> None:
+        self._free: queue.Queue[torch.Tensor] = queue.Queue()
+        for _ in range(count):
+            self._free.put(torch.empty(nbytes, dtype=torch.uint8, pin_memory=True))
+
+    def take(self, stop: threading.Event) -> torch.Tensor:
+        """A free buffer, when there is one."""
+        while not stop.is_set():
+            try:
+                return self._free.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+        raise Interrupted("stopped")
+
+    def give(self, buffer: torch.Tensor) -> None:
+        self._free.put(buffer)
+
+
 @dataclass
 class Lane:
     """Runs `tasks` on `device`; `compute` turns a Read into a Write, `finished` hears of every task that is on disk."""
@@ -99,6 +122,12 @@ class Lane:
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._cuda = self.device.type == "cuda"
+        self._uploading: tuple[torch.Tensor, torch.cuda.Event] | None = None
+        if self._cuda and quantized:
+            self._uploads = Buffers(2, max(quantized))
+            # Codes take a byte a weight, so this leaves room for the bias and the numbers.
+            items = max(task.layer.info.items + 8 * task.layer.shape[0] for task in self.tasks if task.quantize)
+            self._downloads = Buffers(_AHEAD + 1, items + _SLACK)
 
     def run(self) -> None:
         """Work through all tasks; the first error of any stage stops the others and is raised here."""
@@ -125,9 +154,9 @@ class Lane:
         """Ask every stage to end; `run` returns or raises soon after."""
         self._stop.set()
 
-    def host_buffer(self, nbytes: int) -> torch.Tensor:
-        """Bytes on the host, pinned for a CUDA device."""
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._cuda)
+    def download_buffer(self) -> torch.Tensor:
+        """Pinned bytes for one layer's results; the writer gives them back."""
+        return self._downloads.take(self._stop)
 
     def _guard(self, stage: Callable[[], None]) -> None:
         try:
@@ -180,26 +209,39 @@ class Lane:
     def _read(self, task: Task, stream: torch.cuda.Stream | None) -> Read:
         info = task.layer.info
         self._budget.take(info.nbytes, self._stop)
-        begun = time.monotonic()
-        weight, bias = self._host(info), self._host(task.bias) if task.bias else None
-        self.stages.read += time.monotonic() - begun
+        bias = self._load(task.bias, torch.empty(task.bias.nbytes, dtype=torch.uint8)) if task.bias else None
         if stream is None:
-            return Read(task, weight, bias, None)
+            return Read(task, self._load(info, torch.empty(info.nbytes, dtype=torch.uint8)), bias, None)
+        buffer = self._uploads.take(self._stop)
+        weight = self._load(info, buffer[: info.nbytes])
+        self._uploaded()
         try:
             with torch.cuda.stream(stream):
                 moved = weight.to(self.device, non_blocking=True)
-                moved_bias = bias.to(self.device, non_blocking=True) if bias is not None else None
+                moved_bias = bias.to(self.device) if bias is not None else None
                 ready = torch.cuda.Event()
                 ready.record(stream)
         except torch.OutOfMemoryError:
             # The compute stage decides what to do with a weight that does not fit.
-            return Read(task, weight, bias, None)
+            read = Read(task, weight.clone(), bias, None)
+            self._uploads.give(buffer)
+            return read
+        self._uploading = (buffer, ready)
         return Read(task, moved, moved_bias, ready)
 
-    def _host(self, info: TensorInfo) -> torch.Tensor:
-        raw = self.host_buffer(info.nbytes)
+    def _uploaded(self) -> None:
+        """The buffer before this one is free once its copy has ended."""
+        if self._uploading is not None:
+            buffer, ready = self._uploading
+            ready.synchronize()
+            self._uploads.give(buffer)
+            self._uploading = None
+
+    def _load(self, info: TensorInfo, raw: torch.Tensor) -> torch.Tensor:
+        begun = time.monotonic()
         self.reader.read_into(info, memoryview(raw.numpy()))
         self.reader.drop_cache(info)
+        self.stages.read += time.monotonic() - begun
         return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
     def _copy(self, task: Task) -> None:
@@ -226,6 +268,8 @@ class Lane:
             for name, data, offset in item.pieces:
                 self.spool.write(name, memoryview(data.numpy()), offset)
                 nbytes += data.numel()
+            if item.buffer is not None:
+                self._downloads.give(item.buffer)
             copied = item.facts is None
             self._budget.give(nbytes if copied else item.task.layer.info.nbytes)
             if item.task is not None:

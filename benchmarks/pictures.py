@@ -27,6 +27,8 @@ from comfy_server import ComfyServer, find_comfy, find_python, link  # noqa: E40
 TINYFLUX = "tinyflux_shapes_bf16.safetensors"
 #: Conditionings per prompt given to ComfyUI.
 BATCH = 8
+#: Seconds that one prompt may take on a slow machine.
+_PATIENCE = 7200
 
 
 def arguments() -> argparse.Namespace:
@@ -56,7 +58,7 @@ def calibrating(count: int, steps: int) -> dict[str, dict]:
 def make(server: ComfyServer, name: str, nodes: dict[str, dict], **settings: object) -> float:
     """Quantize and save as `name`; returns seconds."""
     begun = time.monotonic()
-    server.succeed({**nodes, **p.quantizing(f"diffusion_models/{TINYFLUX}", **settings), **p.saving(name)})
+    server.succeed({**nodes, **p.quantizing(f"diffusion_models/{TINYFLUX}", **settings), **p.saving(name)}, _PATIENCE)
     return time.monotonic() - begun
 
 
@@ -66,7 +68,7 @@ def draw(server: ComfyServer, file: str, args: argparse.Namespace, model: Path) 
     for first in range(0, args.pictures, BATCH):
         nodes = {**p.stock_loader(file), **p.sampling(["model", 0], f"{Path(file).stem}{first}", first=first,
                                                       count=min(BATCH, args.pictures - first), steps=args.steps)}
-        parts.append(p.image(p.saved_latent(server, server.succeed(nodes)), model))
+        parts.append(p.image(p.saved_latent(server, server.succeed(nodes, _PATIENCE)), model))
     return torch.cat(parts)
 
 

@@ -88,7 +88,9 @@ def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, metric: Metric, s
     if components is not None:
         sigma = components.first_value
         facts[6] = principal_error(weight, fallback, base, components, items).abs() / sigma
-        codes = trim_principal(weight, codes, scale, components, metric, items)
+        unit = (scale / base).square()
+        codes, rise = trim_principal(weight, codes, scale, components, metric, (facts[4] - facts[3]) / unit, items)
+        facts[3] += rise * unit
         facts[7] = principal_error(weight, codes, scale, components, items).abs() / sigma
     return Quantized(codes, scale, facts)
 

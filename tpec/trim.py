@@ -28,13 +28,17 @@ def principal_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tens
 
 
 def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, components: Components,
-                   metric: Metric, items: int) -> torch.Tensor:
-    """Codes float8_e4m3fn [rows, n] with the objective near zero; only rows with a large u_1 change."""
+                   metric: Metric, room: torch.Tensor, items: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes float8_e4m3fn [rows, n], changed in place, with the objective near zero; only rows with a large u_1 change.
+
+    Also returns what that adds to the layer's loss, 0-d in units of scale^2; where it were more than `room` (tiny
+    layers) nothing is changed.
+    """
     n = weight.shape[1]
     count = max(1, min(weight.shape[0], _CANDIDATE_ITEMS // n))
     rows = components.first_left.abs().topk(count).indices
     target = weight[rows].float() / scale
-    values = codes.view(torch.uint8)[rows].view(codes.dtype).float()
+    before = values = codes.view(torch.uint8)[rows].view(codes.dtype).float()
     pull = components.first_left[rows][:, None] * components.first_right * (scale / components.unit)
     error = principal_error(weight, codes, scale, components, items)
     back = metric.order.argsort()
@@ -47,8 +51,14 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
             flip = _closest(gain, error)
         values = torch.where(flip, values + move, values)
         error = error.sign() * (error.abs() - (gain * flip).sum())
-    codes.view(torch.uint8)[rows] = encode(values).view(torch.uint8)
-    return codes
+    rise = _loss(values - target, metric) - _loss(before - target, metric)
+    fits = rise <= room
+    codes.view(torch.uint8)[rows] = encode(torch.where(fits, values, before)).view(torch.uint8)
+    return codes, torch.where(fits, rise, 0.0)
+
+
+def _loss(errors: torch.Tensor, metric: Metric) -> torch.Tensor:
+    return metric.loss(errors.mT[metric.order])
 
 
 def _price(move: torch.Tensor, errors: torch.Tensor, metric: Metric, back: torch.Tensor) -> torch.Tensor:

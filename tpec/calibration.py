@@ -81,7 +81,7 @@ class Calibration:
         digest = hashlib.sha256(json.dumps([dict(self.layers), self.layers_hash], sort_keys=True).encode())
         for name, stats in sorted(self.groups.items()):
             digest.update(f"{name} {stats.tokens} {stats.absmax}".encode())
-            for tensor in (stats.mean, stats.gram, stats.values, stats.rest):
+            for tensor in (stats.mean, stats.gram, stats.vectors, stats.values, stats.rest):
                 if tensor is not None:
                     digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -11,6 +11,7 @@ from .calibration import VERSION, Calibration, InputStats
 from .checkpoint import Reader, open_checkpoint
 from .demo import write_safetensors
 from .errors import TpecError
+from .header import TensorInfo
 from .spool import sync_folder
 
 _KIND = "tpec_calibration"
@@ -50,11 +51,13 @@ def load_calibration(path: Path | str) -> Calibration:
         raise TpecError(f"{checkpoint.name} is of calibration version {meta.get('version')}, this program reads "
                         f"{VERSION}: collect it anew or update.")
     try:
-        facts, layers = json.loads(meta["facts"]), json.loads(meta["layers"])
+        facts, layers = _table(meta["facts"]), _table(meta["layers"])
+        if not layers or not set(layers.values()) <= facts.keys():
+            raise ValueError("its layers name no statistics")
         with Reader(checkpoint) as reader:
             groups = {name: _stats(reader, checkpoint.tensors, name, fact) for name, fact in facts.items()}
         return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]))
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise TpecError(f"{checkpoint.name} is damaged ({error}): collect the calibration anew.") from None
 
 
@@ -70,16 +73,29 @@ def _tensors(calibration: Calibration) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _stats(reader: Reader, known: Mapping[str, object], name: str, fact: Mapping[str, float]) -> InputStats:
-    parts = {part: reader.tensor(f"{name}.{part}") for part in _PLAIN if f"{name}.{part}" in known}
-    gram = None
-    if f"{name}.gram" in known:
-        width = len(parts["mean"])
+def _table(text: str) -> dict[str, object]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("a table is missing")
+    return value
+
+
+def _stats(reader: Reader, known: Mapping[str, TensorInfo], name: str, fact: Mapping[str, float]) -> InputStats:
+    width = known[f"{name}.mean"].items
+    found = {part: known[f"{name}.{part}"] for part in ("gram", *_PLAIN) if f"{name}.{part}" in known}
+    k = found["values"].items if "values" in found else 0
+    expected = {"mean": (width,), "gram": (width * (width + 1) // 2,)} if "gram" in found else {
+        "mean": (width,), "vectors": (width, k), "values": (k,), "rest": (width,)}
+    if {part: (info.dtype, info.shape) for part, info in found.items()} != {
+            part: ("F32", shape) for part, shape in expected.items()}:
+        raise ValueError(f"'{name}' has parts of the wrong form")
+    parts = {part: reader.tensor(info.name) for part, info in found.items()}
+    absmax, tokens = float(fact["absmax"]), int(fact["tokens"])
+    if tokens < 1 or not all(bool(part.isfinite().all()) for part in (*parts.values(), torch.tensor(absmax))):
+        raise ValueError(f"'{name}' is not finite")
+    if "gram" in parts:
         gram = torch.zeros(width, width)
         row, column = torch.triu_indices(width, width)
-        gram[row, column] = reader.tensor(f"{name}.gram")
-        gram = gram + gram.triu(1).mT
-    for tensor in (*parts.values(), gram):
-        if tensor is not None and not bool(tensor.isfinite().all()):
-            raise ValueError(f"'{name}' is not finite")
-    return InputStats(absmax=float(fact["absmax"]), tokens=int(fact["tokens"]), gram=gram, **parts)
+        gram[row, column] = parts["gram"]
+        parts["gram"] = gram + gram.triu(1).mT
+    return InputStats(absmax=absmax, tokens=tokens, **parts)

@@ -1,0 +1,98 @@
+"""Running statistics against direct ones in float64."""
+
+import pytest
+import torch
+from samples import generator
+
+from tpec.accumulate import (
+    SKETCH_SHARE,
+    WIDTH_LIMIT,
+    GramAccumulator,
+    SketchAccumulator,
+    accumulator_bytes,
+    make_accumulator,
+)
+
+CPU = torch.device("cpu")
+
+
+def inputs(tokens: int, width: int, rank: int = 0) -> torch.Tensor:
+    source = generator(tokens)
+    if not rank:
+        return torch.randn(tokens, width, generator=source) + 0.3
+    return torch.randn(tokens, rank, generator=source) @ torch.randn(rank, width, generator=source)
+
+
+def fill(accumulator, rows: torch.Tensor, parts: int = 3):
+    for part in rows.tensor_split(parts):
+        accumulator.add(part)
+    return accumulator.finish()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("tokens", [1, 7, 9000])
+def test_gram_is_exact(tokens: int, dtype: torch.dtype) -> None:
+    rows = inputs(tokens, 24).to(dtype)
+    stats = fill(GramAccumulator(24, CPU), rows, min(tokens, 3))
+    exact = rows.double()
+    assert torch.allclose(stats.gram.double(), exact.T @ exact / tokens, rtol=1e-4, atol=1e-5)
+    assert torch.equal(stats.gram, stats.gram.mT)
+    assert torch.allclose(stats.mean.double(), exact.mean(0), atol=1e-5)
+    assert (stats.tokens, stats.width) == (tokens, 24)
+    assert stats.absmax == exact.abs().max().float().item()
+    assert stats.second_moment() is not stats.gram
+
+
+def test_sketch_of_a_low_rank_gram_is_exact() -> None:
+    width, rows = 256, inputs(600, 256, rank=12)
+    stats = fill(SketchAccumulator(width, CPU), rows)
+    exact = rows.double().T @ rows.double() / 600
+    assert stats.gram is None
+    assert stats.vectors.shape == (width, width // SKETCH_SHARE)
+    error = (stats.second_moment().double() - exact).norm() / exact.norm()
+    assert error < 1e-3
+    assert torch.allclose(stats.mean.double(), rows.double().mean(0), atol=1e-5)
+
+
+def test_sketch_of_any_gram_keeps_the_diagonal_and_stays_positive() -> None:
+    rows = inputs(2000, 128) * torch.logspace(0, 1, 128)
+    stats = fill(SketchAccumulator(128, CPU), rows)
+    exact = rows.double().T @ rows.double() / 2000
+    moment = stats.second_moment().double()
+    assert torch.allclose(moment.diagonal(), exact.diagonal(), rtol=1e-3)
+    assert torch.linalg.eigvalsh(moment).min() > 0
+    assert (stats.rest >= 0).all()
+    assert (stats.values >= 0).all()
+    assert torch.allclose(stats.vectors.mT @ stats.vectors, torch.eye(16), atol=1e-4)
+
+
+def test_parts_do_not_matter() -> None:
+    rows = inputs(100, 32)
+    for make in (GramAccumulator, SketchAccumulator):
+        one, many = fill(make(32, CPU), rows, 1), fill(make(32, CPU), rows, 50)
+        assert torch.allclose(one.second_moment(), many.second_moment(), rtol=1e-3, atol=1e-4)
+        assert (one.tokens, one.absmax) == (many.tokens, many.absmax)
+
+
+@pytest.mark.parametrize("make", [GramAccumulator, SketchAccumulator])
+def test_zero_inputs_are_finite(make) -> None:
+    stats = fill(make(16, CPU), torch.zeros(10, 16))
+    assert stats.second_moment().abs().max() < 1e-6
+    assert stats.absmax == 0
+
+
+@pytest.mark.parametrize("make", [GramAccumulator, SketchAccumulator])
+def test_results_of_inference_mode_are_plain_tensors(make) -> None:
+    accumulator = make(16, CPU)
+    with torch.inference_mode():
+        stats = fill(accumulator, torch.randn(10, 16))
+    assert not stats.mean.is_inference()
+    stats.second_moment().add_(1)
+    stats.mean.add_(1)
+
+
+def test_wide_inputs_are_summarised() -> None:
+    assert isinstance(make_accumulator(WIDTH_LIMIT, CPU), GramAccumulator)
+    assert isinstance(make_accumulator(WIDTH_LIMIT + 8, CPU), SketchAccumulator)
+    assert accumulator_bytes(64) == 4 * 64 * 64
+    assert accumulator_bytes(2 * WIDTH_LIMIT) == 4 * 2 * WIDTH_LIMIT * 2 * WIDTH_LIMIT // SKETCH_SHARE

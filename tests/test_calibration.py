@@ -1,0 +1,337 @@
+"""Statistics of real inputs: merging, their file, what they do to a run, and that foreign ones are refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from samples import HIDDEN, generator, load, names_in, save_flux, sha256
+
+from tpec.accumulate import GramAccumulator, SketchAccumulator
+from tpec.calibrated import calibrated_metric, centred, check_calibration, damping, layer_hash
+from tpec.calibration import Calibration, InputStats, hash_layers, merge
+from tpec.calibration_file import load_calibration, save_calibration
+from tpec.checkpoint import open_checkpoint
+from tpec.errors import TpecError
+from tpec.grid import decode
+from tpec.pipeline import quantize
+from tpec.plan import Plan, make_plan
+from tpec.settings import Settings
+from tpec.verify import verify
+
+CPU = torch.device("cpu")
+LAYER = "single_blocks.0.linear1"
+
+
+def rows(tokens: int, width: int, seed: int = 0) -> torch.Tensor:
+    source = generator(seed)
+    mixing = torch.randn(4, width, generator=generator(99))
+    return torch.randn(tokens, 4, generator=source) @ mixing + 0.1 * torch.randn(tokens, width, generator=source) + 0.5
+
+
+def stats(width: int, tokens: int = 2000, seed: int = 0, sketch: bool = False) -> InputStats:
+    accumulator = (SketchAccumulator if sketch else GramAccumulator)(width, CPU)
+    accumulator.add(rows(tokens, width, seed))
+    return accumulator.finish()
+
+
+def both(seed: int = 0, tokens: int = 500) -> Calibration:
+    groups = {"a": stats(16, tokens, seed), "wide": stats(64, tokens, seed, sketch=True)}
+    return Calibration(groups, {"a": "a", "b": "a", "w": "wide"}, hash_layers({"a": (4, 16)}), "m.safetensors", 2)
+
+
+def equal(first: Calibration, second: Calibration) -> bool:
+    def parts(calibration: Calibration) -> list:
+        return [[name, group.absmax, group.tokens, *(None if part is None else part.tolist() for part in (
+            group.mean, group.gram, group.vectors, group.values, group.rest))]
+            for name, group in sorted(calibration.groups.items())]
+
+    facts = [(dict(c.layers), c.layers_hash, c.source, c.runs) for c in (first, second)]
+    return parts(first) == parts(second) and facts[0] == facts[1]
+
+
+def test_file_round_trip_is_exact(tmp_path: Path) -> None:
+    calibration = both()
+    path = save_calibration(calibration, tmp_path / "c.safetensors")
+    again = load_calibration(path)
+    assert equal(calibration, again)
+    assert again.digest() == calibration.digest()
+    assert torch.equal(again.groups["a"].gram, again.groups["a"].gram.mT)
+    assert names_in(tmp_path) == {"c.safetensors"}
+    assert path.stat().st_size < 4 * (16 * 17 // 2 + 64 * 8 + 64 * 4) + 3000
+
+
+def test_existing_file_is_kept_unless_asked(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    path.write_text("precious")
+    with pytest.raises(TpecError, match="exists already"):
+        save_calibration(both(), path)
+    assert path.read_text() == "precious"
+    save_calibration(both(), path, overwrite=True)
+    assert equal(load_calibration(path), both())
+
+
+def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(TpecError, match="cannot be written"):
+        save_calibration(both(), tmp_path / "none" / "c.safetensors")
+
+
+def test_merge_is_that_of_all_rows() -> None:
+    first, second = both(0, 300), both(1, 900)
+    merged = merge(first, second)
+    everything = torch.cat([rows(300, 16, 0), rows(900, 16, 1)]).double()
+    assert torch.allclose(merged.groups["a"].gram.double(), everything.T @ everything / 1200, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(merged.groups["a"].mean.double(), everything.mean(0), atol=1e-5)
+    assert (merged.groups["a"].tokens, merged.runs) == (1200, 4)
+    assert merged.groups["a"].absmax == everything.abs().max().float().item()
+    wide = torch.cat([rows(300, 64, 0), rows(900, 64, 1)]).double()
+    moment, exact = merged.groups["wide"].second_moment().double(), wide.T @ wide / 1200
+    assert torch.allclose(moment.diagonal(), exact.diagonal(), rtol=1e-3)
+    assert (moment - exact).norm() / exact.norm() < 0.05
+
+
+def test_merge_refuses_other_models() -> None:
+    first = both()
+    for second in (replace(first, layers_hash="x"), replace(first, layers={"a": "a"}),
+                   replace(first, groups={"a": stats(32), "wide": first.groups["wide"]}),
+                   replace(first, groups={"a": stats(16, sketch=True), "wide": first.groups["wide"]})):
+        with pytest.raises(TpecError, match="two calibrations"):
+            merge(first, second)
+
+
+def test_group_that_is_missing_is_refused() -> None:
+    with pytest.raises(TpecError, match="names a group 'gone'"):
+        Calibration({"a": stats(8)}, {"x": "gone"}, "h")
+
+
+def test_layer_hash_follows_names_and_shapes() -> None:
+    plain = hash_layers({"a": (2, 3), "b": (4, 5)})
+    assert plain == hash_layers([("b", (4, 5)), ("a", (2, 3))])
+    assert len({plain, hash_layers({"a": (2, 3)}), hash_layers({"a": (3, 2), "b": (4, 5)}),
+                hash_layers({"c": (2, 3), "b": (4, 5)})}) == 4
+
+
+def test_digest_follows_the_content() -> None:
+    calibration = both()
+    other = both(seed=1)
+    vectors = calibration.groups["wide"].vectors.clone()
+    vectors[0, 0] += 1
+    turned = replace(calibration, groups=calibration.groups | {"wide": replace(calibration.groups["wide"],
+                                                                               vectors=vectors)})
+    assert len({c.digest() for c in (calibration, other, turned, replace(calibration, layers={"a": "a"}))}) == 4
+
+
+def damage(path: Path, change) -> None:
+    tensors, metadata = load(path), dict(open_checkpoint(path).metadata)
+    change(tensors, metadata)
+    save_file(tensors, path, metadata)
+
+
+def facts(change):
+    def apply(tensors: dict, metadata: dict) -> None:
+        value = json.loads(metadata["facts"])
+        metadata["facts"] = json.dumps(change(value))
+
+    return apply
+
+
+def put(name: str, value: torch.Tensor):
+    return lambda tensors, metadata: tensors.update({name: value})
+
+
+DAMAGE = {
+    "no facts": lambda t, m: m.pop("facts"),
+    "facts not JSON": lambda t, m: m.update(facts="{"),
+    "facts deeply nested": lambda t, m: m.update(facts="[" * 100_000),
+    "facts a list": facts(lambda value: [1]),
+    "fact a number": facts(lambda value: {"a": 1}),
+    "no absmax": facts(lambda value: {name: {"tokens": 1} for name in value}),
+    "absmax a word": facts(lambda value: {name: fact | {"absmax": "x"} for name, fact in value.items()}),
+    "absmax NaN": facts(lambda value: {name: fact | {"absmax": float("nan")} for name, fact in value.items()}),
+    "tokens negative": facts(lambda value: {name: fact | {"tokens": -5} for name, fact in value.items()}),
+    "tokens zero": facts(lambda value: {name: fact | {"tokens": 0} for name, fact in value.items()}),
+    "group lost": facts(lambda value: {"a": value["a"]}),
+    "layers a list": lambda t, m: m.update(layers="[1]"),
+    "layers of lists": lambda t, m: m.update(layers='{"a": []}'),
+    "no layers": lambda t, m: m.update(layers="{}", facts="{}"),
+    "runs a word": lambda t, m: m.update(runs="many"),
+    "no hash": lambda t, m: m.pop("layers_hash"),
+    "no mean": lambda t, m: t.pop("a.mean"),
+    "no gram": lambda t, m: t.pop("a.gram"),
+    "no vectors": lambda t, m: t.pop("wide.vectors"),
+    "no values": lambda t, m: t.pop("wide.values"),
+    "no rest": lambda t, m: t.pop("wide.rest"),
+    "gram too short": put("a.gram", torch.ones(5)),
+    "gram square": put("a.gram", torch.ones(16, 16)),
+    "mean too long": put("a.mean", torch.ones(17)),
+    "mean a matrix": put("a.mean", torch.ones(16, 2)),
+    "mean a scalar": put("a.mean", torch.ones(())),
+    "mean in bf16": put("a.mean", torch.ones(16).bfloat16()),
+    "mean of integers": put("a.mean", torch.ones(16, dtype=torch.int64)),
+    "vectors turned": put("wide.vectors", torch.ones(8, 64)),
+    "values too few": put("wide.values", torch.ones(3)),
+    "rest too short": put("wide.rest", torch.ones(3)),
+    "NaN gram": put("a.gram", torch.full((136,), float("nan"))),
+    "infinite mean": put("a.mean", torch.full((16,), float("inf"))),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_file_is_refused(tmp_path: Path, case: str) -> None:
+    path = save_calibration(both(), tmp_path / "c.safetensors")
+    damage(path, DAMAGE[case])
+    with pytest.raises(TpecError, match="c.safetensors is damaged") as caught:
+        load_calibration(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TpecError, match="is not a calibration file"):
+        load_calibration(save_flux(tmp_path))
+    path = save_calibration(both(), tmp_path / "c.safetensors")
+    damage(path, lambda t, m: m.update(version="7"))
+    with pytest.raises(TpecError, match="version 7"):
+        load_calibration(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(TpecError, match="cut short"):
+        load_calibration(path)
+    with pytest.raises(TpecError, match="There is no file"):
+        load_calibration(tmp_path / "none")
+
+
+def test_damping_is_more_for_few_tokens() -> None:
+    shares = [damping(stats(32, tokens)) for tokens in (20, 1000, 5000, 100_000)]
+    assert shares == sorted(shares, reverse=True)
+    assert (shares[0], shares[-1]) == (0.03, 0.003)
+    assert centred(stats(32, 1000), True)
+    assert not centred(stats(32, 1000), False)
+    assert not centred(stats(32, 30), True)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 4000])
+@pytest.mark.parametrize("sketch", [False, True])
+def test_metric_is_positive_whatever_the_tokens(tokens: int, sketch: bool) -> None:
+    metric = calibrated_metric(stats(32, tokens, sketch=sketch), True, CPU)
+    errors = torch.randn(32, 10, generator=generator())
+    assert metric.loss(errors) > 0
+    assert sorted(metric.order.tolist()) == list(range(32))
+
+
+def flux_plan(folder: Path, **settings: object) -> Plan:
+    return make_plan(open_checkpoint(save_flux(folder)), Settings(**settings))
+
+
+def flux_calibration(plan: Plan, only: str = "", tokens: int = 4000) -> Calibration:
+    layers = {layer.local_layer: layer.shape[1] for layer in plan.of("quantize") if only in layer.local_layer}
+    groups = {str(width): stats(width, tokens) for width in set(layers.values())}
+    return Calibration(groups, {name: str(width) for name, width in layers.items()}, layer_hash(plan))
+
+
+def output_error(source: Path, result: Path, layer: str) -> float:
+    """Relative error of the layer's output, bias included, on inputs held out."""
+    before, after = load(source), load(result)
+    weight = before[f"{layer}.weight"].float()
+    x = rows(3000, weight.shape[1], seed=5)
+    restored = decode(after[f"{layer}.weight"], after[f"{layer}.weight_scale"])
+    exact = x @ weight.T + before[f"{layer}.bias"].float()
+    return ((x @ restored.T + after[f"{layer}.bias"].float() - exact).norm() / exact.norm()).item()
+
+
+def test_calibrated_layers_are_much_better_on_such_inputs(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path)
+    near = make_plan(plan.checkpoint, Settings(method="nearest"))
+    report = quantize(plan, tmp_path / "c", calibration=flux_calibration(plan))
+    quantize(near, tmp_path / "n")
+    assert {layer.metric for layer in report.layers} == {"activation"}
+    source = tmp_path / "model.safetensors"
+    for layer in (LAYER, "double_blocks.0.img_mlp.2"):
+        assert output_error(source, tmp_path / "c", layer) < 0.6 * output_error(source, tmp_path / "n", layer)
+    assert verify(source, tmp_path / "c").ok
+    assert all(layer.principal_after is None for layer in report.layers)
+
+
+def test_bias_takes_the_mean_error_up(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path)
+    quantize(plan, tmp_path / "c", calibration=flux_calibration(plan))
+    before, after = load(tmp_path / "model.safetensors"), load(tmp_path / "c")
+    mean = stats(HIDDEN, 4000).mean
+    restored = decode(after[f"{LAYER}.weight"], after[f"{LAYER}.weight_scale"])
+    error = (restored - before[f"{LAYER}.weight"].float()) @ mean
+    shift = after[f"{LAYER}.bias"].float() - before[f"{LAYER}.bias"].float()
+    assert shift.abs().max() > 0
+    assert (error + shift).norm() < 0.1 * error.norm()
+
+
+def test_calibration_of_some_layers(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path)
+    report = quantize(plan, tmp_path / "c", calibration=flux_calibration(plan, "single_blocks"))
+    assert {layer.name.split(".")[0] for layer in report.layers if layer.metric == "activation"} == {"single_blocks"}
+    assert {layer.metric for layer in report.layers if layer.name.startswith("double")} == {"weight"}
+
+
+def test_lanes_give_the_same_bytes_with_calibration(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path)
+    calibration = flux_calibration(plan)
+    quantize(plan, tmp_path / "a", calibration=calibration)
+    quantize(plan, tmp_path / "b", calibration=calibration, devices=("cpu", "cpu"))
+    assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
+
+
+def test_resume_with_other_statistics_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = flux_plan(tmp_path)
+    monkeypatch.setattr("tpec.spool._SYNC_BYTES", 1)
+
+    def stop(event) -> None:
+        if event.index == 4:
+            raise KeyboardInterrupt
+
+    calibration = flux_calibration(plan)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(plan, tmp_path / "q", calibration=calibration, progress=stop, resume=True)
+    with pytest.raises(TpecError, match="a setting changed"):
+        quantize(plan, tmp_path / "q", calibration=flux_calibration(plan, tokens=3000), resume=True)
+    with pytest.raises(TpecError, match="a setting changed"):
+        quantize(plan, tmp_path / "q", resume=True)
+    quantize(plan, tmp_path / "q", calibration=calibration, resume=True)
+    quantize(plan, tmp_path / "whole", calibration=calibration)
+    assert sha256(tmp_path / "q") == sha256(tmp_path / "whole")
+
+
+def test_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path)
+    foreign = replace(flux_calibration(plan), layers={"other.layer": str(HIDDEN)})
+    narrow = Calibration({"g": stats(16)}, {LAYER: "g"}, "h")
+    for calibration, words in ((foreign, "knows none of the 13 layers"), (narrow, "reads 16 values, that of")):
+        with pytest.raises(TpecError, match=f"calibration is of another model.*{words}"):
+            quantize(plan, tmp_path / "q", calibration=calibration)
+        assert names_in(tmp_path) == {"model.safetensors"}
+    assert check_calibration(plan, flux_calibration(plan)) == tuple(layer.layer for layer in plan.of("quantize"))
+
+
+def test_input_scales_for_fp8_matmul(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path, matmul="fp8")
+    calibration = flux_calibration(plan)
+    spiky = replace(calibration.groups[str(HIDDEN)], absmax=1e9)
+    calibration = replace(calibration, groups=calibration.groups | {"spiky": spiky},
+                          layers={**calibration.layers, LAYER: "spiky"})
+    quantize(plan, tmp_path / "q", calibration=calibration)
+    tensors = load(tmp_path / "q")
+    name = "double_blocks.0.img_attn.qkv"
+    assert tensors[f"{name}.input_scale"].item() == pytest.approx(calibration.groups[str(HIDDEN)].absmax / 448)
+    assert "full_precision_matrix_mult" not in bytes(tensors[f"{name}.comfy_quant"].tolist()).decode()
+    assert f"{LAYER}.input_scale" not in tensors
+    assert "full_precision_matrix_mult" in bytes(tensors[f"{LAYER}.comfy_quant"].tolist()).decode()
+    assert verify(tmp_path / "model.safetensors", tmp_path / "q").ok
+
+
+def test_calibration_by_the_command_line(tmp_path: Path) -> None:
+    from tpec.cli import main
+
+    plan = flux_plan(tmp_path)
+    path = save_calibration(flux_calibration(plan), tmp_path / "c.safetensors")
+    source, output = str(plan.checkpoint.path), str(tmp_path / "q")
+    assert main(["quantize", source, "-o", output, "--calibration", str(path), "--quiet"]) == 0
+    quantize(plan, tmp_path / "direct", calibration=load_calibration(path))
+    assert sha256(tmp_path / "q") == sha256(tmp_path / "direct")

@@ -1,5 +1,6 @@
 """Give a finished file its place under the user's name, without ever leaving half a file there."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -18,9 +19,15 @@ def publish(source: Path, target: Path, if_exists: str = "error") -> Path:
     """
     if if_exists not in IF_EXISTS:
         raise TpecError(f"if_exists is '{if_exists}': it must be one of {', '.join(IF_EXISTS)}.")
-    if if_exists == "number":
-        target = _free_name(target)
-    elif if_exists == "error" and target.exists():
+    try:
+        return _publish(source, _free_name(target) if if_exists == "number" else target, if_exists)
+    except OSError as error:
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise TpecError(f"{target.name} cannot be written to {target.parent}: {what}.") from None
+
+
+def _publish(source: Path, target: Path, if_exists: str) -> Path:
+    if if_exists == "error" and target.exists():
         raise TpecError(f"{target.name} exists already in {target.parent.name}: choose another name, or set if_exists "
                         "to number or overwrite.")
     if target.exists() and target.samefile(source):
@@ -33,11 +40,9 @@ def publish(source: Path, target: Path, if_exists: str = "error") -> Path:
             raise TpecError(f"{target.name} appeared in {target.parent.name} meanwhile: choose another name.")
         os.replace(part, target)
         sync_folder(target.parent)
-    except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise TpecError(f"{target.name} cannot be written to {target.parent}: {what}.") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone after the replacement; never there for an impossible name
+            part.unlink()
     return target
 
 

@@ -1,0 +1,121 @@
+"""A finished file under the user's name: whole or not at all, and nothing of theirs is lost."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from samples import names_in
+
+from tpec.errors import TpecError
+from tpec.publish import publish
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    path = tmp_path / "spool.safetensors"
+    path.write_bytes(os.urandom(200_000))
+    return path
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """Another file system, of 256 kB: hard links to it are impossible."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_new_name_and_new_folders(tmp_path: Path, spool: Path) -> None:
+    target = tmp_path / "models" / "flux" / "q.safetensors"
+    assert publish(spool, target) == target
+    assert target.read_bytes() == spool.read_bytes()
+    assert names_in(target.parent) == {"q.safetensors"}
+    assert target.samefile(spool)
+
+
+def test_spool_may_go_away_afterwards(tmp_path: Path, spool: Path) -> None:
+    content = spool.read_bytes()
+    target = publish(spool, tmp_path / "q.safetensors")
+    spool.unlink()
+    assert target.read_bytes() == content
+
+
+def test_copy_to_another_disk(spool: Path, other_disk: Path) -> None:
+    target = publish(spool, other_disk / "q.safetensors")
+    assert target.read_bytes() == spool.read_bytes()
+    assert not target.samefile(spool)
+    assert names_in(other_disk) == {"q.safetensors"}
+
+
+def test_full_disk_leaves_nothing(spool: Path, other_disk: Path) -> None:
+    (other_disk / "filler").write_bytes(bytes(150_000))
+    with pytest.raises(TpecError, match="the disk is full"):
+        publish(spool, other_disk / "q.safetensors")
+    assert names_in(other_disk) == {"filler"}
+
+
+def test_full_disk_keeps_what_was_there(spool: Path, other_disk: Path) -> None:
+    target = other_disk / "q.safetensors"
+    target.write_bytes(b"x" * 150_000)
+    with pytest.raises(TpecError, match="the disk is full"):
+        publish(spool, target, "overwrite")
+    assert target.read_bytes() == b"x" * 150_000
+    assert names_in(other_disk) == {"q.safetensors"}
+
+
+def test_existing_file(tmp_path: Path, spool: Path) -> None:
+    target = tmp_path / "q.safetensors"
+    target.write_text("precious")
+    with pytest.raises(TpecError, match="q.safetensors exists already"):
+        publish(spool, target)
+    assert target.read_text() == "precious"
+    for number in (2, 3):
+        numbered = publish(spool, target, "number")
+        assert numbered == tmp_path / f"q_{number}.safetensors"
+        assert numbered.read_bytes() == spool.read_bytes()
+    assert target.read_text() == "precious"
+    assert publish(spool, target, "overwrite") == target
+    assert target.read_bytes() == spool.read_bytes()
+    assert names_in(tmp_path) == {"spool.safetensors", "q.safetensors", "q_2.safetensors", "q_3.safetensors"}
+
+
+def test_free_name_is_used_as_it_is(tmp_path: Path, spool: Path) -> None:
+    assert publish(spool, tmp_path / "q.safetensors", "number") == tmp_path / "q.safetensors"
+
+
+def test_publishing_twice_over_itself(tmp_path: Path, spool: Path) -> None:
+    target = publish(spool, tmp_path / "q.safetensors")
+    assert publish(spool, target, "overwrite") == target
+    assert publish(spool, spool, "overwrite") == spool
+    assert target.read_bytes() == spool.read_bytes()
+    assert names_in(tmp_path) == {"spool.safetensors", "q.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 254, "spool.safetensors/q", "folder"])
+@pytest.mark.parametrize("if_exists", ["error", "number", "overwrite"])
+def test_impossible_names_are_one_sentence(tmp_path: Path, spool: Path, name: str, if_exists: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside").write_text("precious")
+    before, content = names_in(tmp_path), spool.read_bytes()
+    if (name, if_exists) == ("folder", "number"):
+        assert publish(spool, tmp_path / name, if_exists).name == "folder_2"
+        return
+    with pytest.raises(TpecError) as caught:
+        publish(spool, tmp_path / name, if_exists)
+    assert "\n" not in str(caught.value)
+    assert names_in(tmp_path) == before
+    assert names_in(tmp_path / "folder") == {"inside"}
+    assert spool.read_bytes() == content
+
+
+def test_missing_spool_and_unknown_choice(tmp_path: Path) -> None:
+    with pytest.raises(TpecError, match="cannot be written"):
+        publish(tmp_path / "none", tmp_path / "q.safetensors")
+    with pytest.raises(TpecError, match="if_exists is 'ask'"):
+        publish(tmp_path / "none", tmp_path / "q.safetensors", "ask")
+    assert names_in(tmp_path) == set()

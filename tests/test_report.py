@@ -1,0 +1,95 @@
+"""What people and programs read about a run."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tpec.naming import default_output
+from tpec.progress import Meter, Progress
+from tpec.report import LayerReport, Report
+from tpec.terminal import TerminalProgress
+
+LAYER = LayerReport("a.b", (4, 8), 0.5, 0.02, 0.025, 0.0002, 0.0008, 0, "weight", 0, 1.5, 1e-3, 1e-7)
+
+
+def report(*layers: LayerReport, **more: object) -> Report:
+    plain = Report("m.safetensors", Path("/some/folder/q.safetensors"), "diffusion_models", "flux", "Flux: seen",
+                   {"method": "tpec"}, layers, 7, 0, 1000, 520, 2.0, "cpu", {"read": 1.0, "compute": 1.0, "write": 0.5})
+    return replace(plain, **more)
+
+
+def test_ratios() -> None:
+    assert LAYER.loss_ratio == pytest.approx(0.25)
+    both = report(LAYER, replace(LAYER, loss=0.0008, relative_error=0.08))
+    assert both.loss_ratio == pytest.approx(math.sqrt(0.5))
+    assert both.relative_error == pytest.approx(0.04)
+
+
+def test_zero_layers_do_not_break_the_means() -> None:
+    zero = replace(LAYER, loss=0.0, nearest_loss=0.0, relative_error=0.0)
+    assert zero.loss_ratio == 1.0
+    assert report(zero).relative_error == 0.0
+    assert report(zero, LAYER).relative_error == pytest.approx(0.02)
+    assert "a.b" in report(replace(LAYER, loss=0.0)).text()
+    assert report(replace(LAYER, loss=0.0)).loss_ratio == 1.0
+
+
+def test_text() -> None:
+    text = report(LAYER, notes=("cuda:0 ran out of memory",), dropped=3).text()
+    assert "1 layers in FP8, 7 tensors kept, 3 dropped" in text
+    assert "(0.520 x), 2.0 s on cpu" in text
+    assert "0.500 x round to nearest" in text
+    assert "cuda:0 ran out of memory" in text
+    assert "a.b" in text.splitlines()[-1]
+    assert "x round to nearest" not in report(LAYER, settings={"method": "nearest"}).summary()
+
+
+def test_json_is_plain_and_names_no_folder() -> None:
+    data = json.loads(json.dumps(report(LAYER).to_json(), allow_nan=False))
+    assert data["output"] == "q.safetensors"
+    assert "/some/folder" not in json.dumps(data)
+    assert data["layers"][0]["shape"] == [4, 8]
+    assert data["layers"][0]["loss_ratio"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("m.safetensors", "m_float8_e4m3fn_scaled_learned_svd.safetensors"),
+    ("m.v1.safetensors", "m.v1_float8_e4m3fn_scaled_learned_svd.safetensors"),
+    ("m.safetensors.index.json", "m_float8_e4m3fn_scaled_learned_svd.safetensors")])
+def test_default_names(tmp_path: Path, name: str, expected: str) -> None:
+    assert default_output(tmp_path / name, False) == tmp_path / expected
+    assert default_output(tmp_path / name, True) == tmp_path / expected.replace("learned", "learned_nodistill")
+
+
+def test_default_name_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model.v1"
+    folder.mkdir()
+    expected = "model.v1_float8_e4m3fn_scaled_learned_svd.safetensors"
+    assert default_output(folder, False) == folder / expected
+    monkeypatch.chdir(folder)
+    assert default_output(Path("."), False).name == expected
+
+
+def test_meter_adds_up() -> None:
+    events: list[Progress] = []
+    meter = Meter(10.0, 3, 4.0, 1, events.append)
+    meter.begin("a")
+    meter.advance(3.0, True, "error 0.02")
+    meter.advance(3.0, False)
+    assert [(event.done, event.index, event.layer) for event in events] == [(4, 1, "a"), (7, 2, "a"), (10, 2, "a")]
+    assert events[-1].message == "error 0.02"
+    assert events[0].eta is None
+    Meter(1.0, 1, 0.0, 0, None).advance(1.0, True)
+
+
+def test_terminal_shows_layer_and_error(capsys: pytest.CaptureFixture) -> None:
+    with TerminalProgress(enabled=True) as progress:
+        progress(Progress(10.0, 10.0, "blocks.1", 1, 2, "error 0.02", 5.0))
+    shown = capsys.readouterr().err
+    assert all(word in shown for word in ("100%", "layer 1/2", "blocks.1", "error 0.02", "5 s left"))
+    with TerminalProgress(enabled=False) as progress:
+        progress(Progress(1.0, 2.0, "a", 0, 1, ""))
+    assert capsys.readouterr().err == ""

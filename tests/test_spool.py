@@ -1,0 +1,117 @@
+"""The working file and its journal."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from samples import names_in, save_flux
+
+from tpec.checkpoint import open_checkpoint
+from tpec.errors import TpecError
+from tpec.layout import Layout, make_layout
+from tpec.plan import make_plan
+from tpec.settings import Settings
+from tpec.spool import Journal, SpoolFile, create, discard, finish, finished, journal_paths, partial_path
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return make_layout(make_plan(open_checkpoint(save_flux(folder)), Settings()), {})
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder / "q[1]*.safetensors"
+
+
+def test_fresh_file_has_its_size_header_and_constants(layout: Layout, output: Path) -> None:
+    create(output, layout)
+    content = partial_path(output).read_bytes()
+    assert len(content) == layout.nbytes
+    assert content.startswith(layout.header)
+    for name, constant in layout.constants.items():
+        entry = layout.entries[name]
+        assert content[entry.start:entry.start + entry.nbytes] == constant
+    assert not output.exists()
+
+
+def test_writes_go_to_their_place(layout: Layout, output: Path) -> None:
+    create(output, layout)
+    entry = layout.entries["img_in.weight"]
+    with SpoolFile(output, layout) as spool:
+        spool.write("img_in.weight", b"abc", 5)
+        spool.write("img_in.weight", memoryview(b"de"), 8)
+    assert partial_path(output).read_bytes()[entry.start + 5:entry.start + 10] == b"abcde"
+
+
+def test_finish_gives_the_name_and_cleans_up(layout: Layout, output: Path) -> None:
+    create(output, layout)
+    with SpoolFile(output, layout) as spool:
+        journal = Journal(output, "job", 0, spool)
+        journal.flush()
+        journal.close()
+    assert names_in(output.parent) == {f"{output.name}.partial", f"{output.name}.partial.journal0"}
+    finish(output)
+    assert names_in(output.parent) == {output.name}
+
+
+def test_journal_tells_what_is_done_after_the_flush_only(layout: Layout, output: Path) -> None:
+    create(output, layout)
+    with SpoolFile(output, layout) as spool:
+        journals = [Journal(output, "job", lane, spool) for lane in range(2)]
+        assert finished(output, layout, "job") is None
+        journals[0].record("a", 1, {"x": 1})
+        journals[1].record("b", 1)
+        journals[0].flush()
+        assert finished(output, layout, "job") == {"a": {"x": 1}}
+        journals[1].flush()
+        assert finished(output, layout, "job") == {"a": {"x": 1}, "b": None}
+        for journal in journals:
+            journal.close()
+    with pytest.raises(TpecError, match="a setting changed"):
+        finished(output, layout, "another job")
+    assert len(journal_paths(output)) == 2
+    discard(output)
+    assert names_in(output.parent) == set()
+    assert finished(output, layout, "job") is None
+
+
+def test_names_of_others_are_left_alone(layout: Layout, output: Path) -> None:
+    neighbour = output.with_name("q1x.safetensors.partial.journal0")
+    neighbour.write_text("not mine")
+    create(output, layout)
+    discard(output)
+    assert names_in(output.parent) == {neighbour.name}
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_disk_that_is_full_only_for_the_journal(layout: Layout, full_disk: Path) -> None:
+    """All data found room; the journal's lines do not: one sentence, also when the journal is closed."""
+    output = full_disk / "q"
+    create(output, layout)
+    with SpoolFile(output, layout) as spool:
+        journal = Journal(output, "job", 0, spool)
+        journal.record("a", 1, {"x": "y" * 10_000})
+        with open(full_disk / "filler", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(TpecError, match="is full: make room"):
+            journal.flush()
+        journal.close()
+    discard(output)
+    assert names_in(full_disk) == {"filler"}

@@ -23,8 +23,8 @@ def test_auto_without_a_gpu() -> None:
 
 @pytest.mark.parametrize(("name", "words"), [
     ("quantum", "no device 'quantum'"), ("", "no device ''"), ("cpu,", "no device ''"),
-    ("cuda:x", "no device 'cuda:x'"), ("cuda:4096", "cuda:4096 is not there"), ("cuda:-2", "no device"), ("meta", "not supported"),
-    ("cuda:99999999999999999999", "cuda:9")])
+    ("cuda:x", "no device 'cuda:x'"), ("cuda:4096", "cuda:4096 is not there"), ("cuda:-2", "no device"),
+    ("meta", "not supported"), ("cuda:99999999999999999999", "cuda:9")])
 def test_devices_that_are_not_there(name: str, words: str) -> None:
     with pytest.raises(TpecError, match=words) as caught:
         choose_devices(name)

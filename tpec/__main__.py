@@ -1,5 +1,6 @@
 """python -m tpec"""
 
+import contextlib
 import os
 import sys
 import threading
@@ -13,7 +14,8 @@ def _fetch_inputs(arguments: list[str]) -> None:
     room = min(_FETCH, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
     for name in arguments:
         if name.endswith(".safetensors") and os.path.isfile(name):
-            with open(name, "rb") as file:
+            # What is wrong with the file is said later, in one sentence.
+            with contextlib.suppress(OSError), open(name, "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, room, os.POSIX_FADV_WILLNEED)
             return
 

@@ -194,3 +194,16 @@ def test_plan_in_passes_on_the_host_otherwise() -> None:
     assert "passes" not in one.text()
     tight = plan_collection(widths, CPU, 0, 1)
     assert [len(names) for names in tight.passes] == [1] * 5
+
+
+def test_an_input_written_to_in_inference_mode_counts_for_itself() -> None:
+    layers = {name: torch.nn.modules.linear.Linear(4, 3) for name in ("first", "second", "third")}
+    with torch.inference_mode(), Collector(layers) as collector:
+        x = torch.randn(5, 4)
+        layers["first"](x)
+        layers["second"](x)
+        x.mul_(3)
+        layers["third"](x)
+    calibration = collector.finish({name: (3, 4) for name in layers})
+    assert calibration.layers == {"first": "first", "second": "first", "third": "third"}
+    torch.testing.assert_close(calibration.stats("third").gram, 9 * calibration.stats("first").gram)

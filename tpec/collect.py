@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 #: Inputs remembered to recognise layers that read the same tensor.
 _REMEMBERED = 3
+#: Values compared to see that a remembered input was not written to.
+_SAMPLED = 256
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,26 @@ def plan_collection(widths: Mapping[str, int], device: torch.device, device_byte
     return CollectionPlan(tuple(map(tuple, passes)), torch.device("cpu"), peak)
 
 
+class _Seen:
+    """An input that a group was fed with; a tensor written to since is another input, although the object is the same.
+
+    In inference mode tensors count no versions, so a sample of the values is compared.
+    """
+
+    def __init__(self, tensor: torch.Tensor, group: str) -> None:
+        self.tensor, self.group = tensor, group
+        self._version = None if tensor.is_inference() else tensor._version
+        self._sample = self._values() if self._version is None else None
+
+    def _values(self) -> torch.Tensor:
+        return self.tensor.flatten()[:: max(1, self.tensor.numel() // _SAMPLED)].clone()
+
+    def unchanged(self) -> bool:
+        if self._version is not None:
+            return self.tensor._version == self._version
+        return torch.equal(self._values(), self._sample)
+
+
 class Collector:
     """Context manager: hooks the given modules, adds up their inputs, and removes the hooks whatever happens.
 
@@ -67,7 +89,7 @@ class Collector:
         self._device = device
         self._sums: dict[str, Accumulator] = {}
         self._group: dict[str, str] = {}
-        self._recent: list[tuple[torch.Tensor, int, str]] = []
+        self._recent: list[_Seen] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> "Collector":
@@ -90,9 +112,7 @@ class Collector:
         return hook
 
     def _see(self, name: str, rows: torch.Tensor, given: torch.Tensor) -> None:
-        # A tensor that was written to since is another input, although the object is the same.
-        version = -1 if given.is_inference() else given._version
-        same = next((group for tensor, was, group in self._recent if tensor is given and was == version), None)
+        same = next((seen.group for seen in self._recent if seen.tensor is given and seen.unchanged()), None)
         leader = self._group.setdefault(name, same or name)
         if same == leader and leader != name:
             return
@@ -100,7 +120,7 @@ class Collector:
             # Shared until now, not any more: from here on it counts for itself.
             log.warning("layer %s no longer reads the same input as %s", name, leader)
             leader = self._group[name] = name
-        self._recent = [(given, version, leader), *self._recent[: _REMEMBERED - 1]]
+        self._recent = [_Seen(given, leader), *self._recent[: _REMEMBERED - 1]]
         if leader not in self._sums:
             self._sums[leader] = make_accumulator(rows.shape[-1], self._device or rows.device)
         self._sums[leader].add(rows.reshape(-1, rows.shape[-1]))

@@ -196,6 +196,17 @@ def _run_lanes(lanes: list[Lane]) -> None:
         raise errors[0]
 
 
+def _uncovered(job: Job) -> list[str]:
+    """A note on layers that a calibration says nothing about."""
+    if job.calibration is None:
+        return []
+    names = [layer.layer for layer in job.plan.of(QUANTIZE) if job.calibration.stats(layer.local_layer) is None]
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return [f"{len(names)} layers have no statistics in the calibration and were rounded without: {shown}"]
+
+
 def _report(job: Job, parts: list[tuple[dict, Stages, list[str]]], devices: list[torch.device], world: World,
             seconds: float) -> Report:
     facts = {name: fact for name, fact in job.finished.items() if fact}
@@ -204,7 +215,7 @@ def _report(job: Job, parts: list[tuple[dict, Stages, list[str]]], devices: list
     plan = job.plan
     layers = tuple(LayerReport(**{**facts[layer.name], "shape": layer.shape}) for layer in plan.of(QUANTIZE))
     stages = {name: sum(getattr(part[1], name) for part in parts) for name in ("read", "compute", "write")}
-    notes = tuple(dict.fromkeys(note for part in parts for note in part[2]))
+    notes = tuple(dict.fromkeys([*_uncovered(job), *(note for part in parts for note in part[2])]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
     kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.layers)
     return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),

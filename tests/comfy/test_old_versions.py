@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_main_job import dequantized
-from tpec.pipeline import quantize
 
 from tpec.checkpoint import open_checkpoint
+from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.settings import Settings
 

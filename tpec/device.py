@@ -12,9 +12,8 @@ from .errors import TpecError
 def fast_products(devices: Sequence[torch.device]) -> Iterator[None]:
     """Allow TF32 matrix products while a CUDA run lasts.
 
-    They steer rounding decisions, where a relative error of 1e-3 moves near-ties only (the loss changes by less than
-    0.1 %, benchmarks/speed.py); wide calibrated layers take a third of the time. One setting for a whole run keeps the
-    bytes the same whatever the number of lanes.
+    They steer rounding decisions, where a relative error of 1e-3 moves near-ties only (`benchmarks/speed.py --exact`
+    compares losses and times). One setting for a whole run keeps the bytes the same whatever the number of lanes.
     """
     if all(device.type != "cuda" for device in devices):
         yield

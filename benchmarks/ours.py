@@ -10,17 +10,18 @@ from tpec.calibration import InputStats
 from tpec.calibration_file import save_calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.collect import Collector
-from tpec.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_DATA_FREE, default_rank
+from tpec.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_COUPLED, SWEEPS_DATA_FREE, default_rank
+from tpec.coupling import RowCoupling
 from tpec.families import QUANTIZE
 from tpec.layer import FACTS, Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
 from tpec.metric import DenseMetric
+from tpec.outputs import OutputStats
 from tpec.plan import make_plan
 from tpec.principal import data_free_metric, principal_components
 from tpec.scale import absmax
 from tpec.settings import Settings
 
-#: Enough tokens for the engine to trust a synthetic Gram matrix as it would real ones.
-TOKENS = 10_000_000
+from . import synthetic
 
 
 def collect(model: torch.nn.Module, run: Iterable[object], source: Path, include: str, target: Path) -> Path:
@@ -49,14 +50,20 @@ def data_free(weight: torch.Tensor) -> Quantized:
 
 def factor(gram: torch.Tensor) -> DenseMetric:
     """What layers with the same input share: the damped metric of their Gram matrix, factored."""
-    stats = InputStats(torch.zeros(len(gram), device=gram.device), 1.0, TOKENS, gram)
+    stats = InputStats(torch.zeros(len(gram), device=gram.device), 1.0, synthetic.TOKENS, gram)
     return calibrated_metric(stats, True, gram.device)
 
 
-def calibrated(weight: torch.Tensor, metric: DenseMetric) -> Quantized:
+def coupling(outputs: OutputStats, device: torch.device) -> RowCoupling:
+    """A layer's own part when gradients were collected: its output statistics, factored."""
+    return RowCoupling(outputs, device)
+
+
+def calibrated(weight: torch.Tensor, metric: DenseMetric, rows: RowCoupling | None = None) -> Quantized:
     """The default method with calibration, correction of the bias included."""
     items = chunk_items(weight.device)
-    quantized = quantize_tpec(weight, absmax(weight), metric, SWEEPS_CALIBRATED, None, items)
+    sweeps = SWEEPS_CALIBRATED if rows is None else SWEEPS_COUPLED
+    quantized = quantize_tpec(weight, absmax(weight), metric, sweeps, None, items, coupling=rows)
     bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
     mean = torch.zeros(weight.shape[1], device=weight.device)
     corrected_bias(weight, quantized, bias, mean, items)

@@ -35,12 +35,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder with models/tinyflux-shapes and fidelity")
     parser.add_argument("--calibrate", type=int, nargs="*", default=[8], help="numbers of calibration prompts")
+    parser.add_argument("--sensitivity", action="store_true", help="calibrate with output gradients as well, beside it")
+    parser.add_argument("--gpu", action="store_true", help="let ComfyUI use its GPU (default: the CPU)")
     parser.add_argument("--pictures", type=int, default=16, help="prompts to draw (default 16)")
     parser.add_argument("--steps", type=int, default=20)
     return parser.parse_args()
 
 
-def calibrating(count: int, steps: int) -> dict[str, dict]:
+def calibrating(count: int, steps: int, sensitivity: bool) -> dict[str, dict]:
     """Nodes that sample conditionings 32 and on, BATCH at a time, each batch adding to the calibration before it."""
     nodes = p.stock_loader(TINYFLUX)
     before: dict[str, object] = {}
@@ -50,7 +52,7 @@ def calibrating(count: int, steps: int) -> dict[str, dict]:
         nodes[f"calibrate{first}"] = p.node(
             "TPECCalibrate", model=["model", 0], positive=[f"positive{first}", 0], negative=[f"negative{first}", 0],
             latent_image=[f"latent{first}", 0], seed=first, steps=steps, cfg=3.0, sampler_name="euler",
-            scheduler="simple", runs=1, **before)
+            scheduler="simple", runs=1, sensitivity=sensitivity, **before)
         before = {"calibration": [f"calibrate{first}", 0]}
     return nodes | {"last": p.node("PreviewAny", source=[*before["calibration"][:1], 1])}
 
@@ -86,18 +88,24 @@ def main() -> None:
     if comfy is None or find_python(comfy) is None:
         sys.exit("no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON")
     print(environment(), flush=True)
-    jobs = {"nearest": ({}, {"method": "nearest"}), "tpec": ({}, {})}
-    jobs |= {f"tpec, calibrated on {count}": (count, {}) for count in args.calibrate}
-    with tempfile.TemporaryDirectory() as folder, ComfyServer(comfy, find_python(comfy), Path(folder)) as server:
+    jobs: dict[str, tuple[int, bool]] = {"nearest": (0, False), "tpec": (0, False)}
+    for count in args.calibrate:
+        jobs[f"tpec, calibrated on {count}"] = (count, False)
+        if args.sensitivity:
+            jobs[f"tpec, calibrated on {count}, sensitivity"] = (count, True)
+    with tempfile.TemporaryDirectory() as folder, \
+            ComfyServer(comfy, find_python(comfy), Path(folder), not args.gpu) as server:
         link(model / TINYFLUX, server.models / "diffusion_models" / TINYFLUX)
         link(model / p.CONDITIONING, server.base / "input" / p.CONDITIONING)
         original = draw(server, TINYFLUX, args, model)
         rows, base = [], None
-        for number, (title, (count, settings)) in enumerate(jobs.items()):
+        for number, (title, (count, sensitivity)) in enumerate(jobs.items()):
             name = f"file{number}"
+            settings = {"method": "nearest"} if title == "nearest" else {}
             if count:
                 settings = {"calibration": [f"calibrate{range(32, 32 + count, BATCH)[-1]}", 0]}
-            seconds = make(server, name, calibrating(count, args.steps) if count else {}, **settings)
+            nodes = calibrating(count, args.steps, sensitivity) if count else {}
+            seconds = make(server, name, nodes, **settings)
             ratio = velocity_ratio(script, server.models / "diffusion_models" / f"{name}.safetensors")
             pictures = draw(server, f"{name}.safetensors", args, model)
             each = [p.psnr(a, b, 1.0) for a, b in zip(pictures, original, strict=True)]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tpec.coupling import RowCoupling
 from tpec.device import fast_products
 from tpec.metric import DenseMetric
 
@@ -159,7 +160,7 @@ def layer_set(shapes: list[Shape], device: torch.device, args: argparse.Namespac
         for first in range(0, args.layers, args.layers_per_input):
             layers = range(first, min(first + args.layers_per_input, args.layers))
             with products(device, args.exact):
-                seconds = _one_input(shape, layers, device)
+                seconds = _one_input(shape, layers, device, args.gradients)
             factors, rounding, peak = factors + seconds[0], rounding + seconds[1], max(peak, seconds[2])
         rows.append((f"{shape[0]}x{shape[1]}", factors, rounding))
         peaks.append(peak)
@@ -171,7 +172,7 @@ def layer_set(shapes: list[Shape], device: torch.device, args: argparse.Namespac
                           for (name, a, b), peak in zip(rows, [*peaks, max(peaks)], strict=True)]))
 
 
-def _one_input(shape: Shape, layers: range, device: torch.device) -> tuple[float, float, int]:
+def _one_input(shape: Shape, layers: range, device: torch.device, gradients: bool) -> tuple[float, float, int]:
     """(seconds of the factors, seconds of rounding, peak device bytes) of layers that read the same input."""
     clock = Clock(device)
     gram = synthetic.gram(shape[1], layers[0], device)
@@ -182,8 +183,14 @@ def _one_input(shape: Shape, layers: range, device: torch.device) -> tuple[float
     factored = made.pop()
     held = peak if device.type == "cpu" else torch.cuda.memory_allocated(device) - sum(w.nbytes for w in weights[1:])
     rounding = 0.0
-    for weight in weights:
-        rounding += clock.time(lambda weight=weight: ours.calibrated(weight, factored))
+    for index, weight in zip(layers, weights, strict=True):
+        rows = None
+        if gradients:
+            outputs = synthetic.outputs(shape[0], index, device)
+            couplings: list[RowCoupling] = []
+            factors += clock.time(lambda outputs=outputs, box=couplings: box.append(ours.coupling(outputs, device)))
+            rows = couplings[0]
+        rounding += clock.time(lambda weight=weight, rows=rows: ours.calibrated(weight, factored, rows))
         peak = max(peak, clock.peak_bytes + held)
     return factors, rounding, peak if device.type == "cuda" else 0
 
@@ -198,6 +205,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=3072, help="model width the shapes are scaled to (default 3072)")
     parser.add_argument("--exact", action="store_true", help="float32 matrix products instead of the engine's setting")
     parser.add_argument("--layer-set", action="store_true", help="time a whole model's calibrated layers instead")
+    parser.add_argument("--gradients", action="store_true", help="--layer-set with output gradients of every layer")
     parser.add_argument("--layers", type=int, default=LAYERS_PER_SHAPE, help="layers of each shape for --layer-set")
     parser.add_argument("--layers-per-input", type=int, default=1, help="layers that share an input for --layer-set")
     return parser.parse_args()

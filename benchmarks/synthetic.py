@@ -2,8 +2,12 @@
 
 import torch
 
+from tpec.outputs import OutputStats, run_shape
+
 #: Rank of the dominant part added to random weights.
 RANK = 16
+#: Enough tokens for the engine to trust synthetic statistics as it would real ones.
+TOKENS = 10_000_000
 
 
 def generator(seed: int, device: torch.device | str) -> torch.Generator:
@@ -24,6 +28,13 @@ def weight(shape: tuple[int, int], seed: int, device: torch.device | str = "cpu"
     at = torch.randint(result.numel(), (count,), generator=random, device=device)
     result.view(-1)[at] *= 6
     return result.to(torch.bfloat16)
+
+
+def outputs(rows: int, seed: int, device: torch.device | str = "cpu") -> OutputStats:
+    """Statistics of output gradients like `gram`, for each run of rows; on `device`, which real ones are not."""
+    runs, size = run_shape(rows)
+    grams = [gram(size, seed * runs + run, device) for run in range(runs)]
+    return OutputStats(torch.stack(grams), rows, TOKENS)
 
 
 def gram(width: int, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -5,6 +5,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
+from ..tpec.outputs import OutputStats
 from .bridge import NodeProgress
 from .collect import collect, finish, linear_layers, plan_for
 from .handles import CALIBRATION, CATEGORY
@@ -38,11 +39,12 @@ class TPECCalibrateText(io.ComfyNode):
         progress = NodeProgress(cls.hidden.unique_id)
         layers = text_layers(clip.cond_stage_model)
 
-        def encode_all() -> None:
+        def encode_all(*_: object) -> dict[str, OutputStats]:
             for index, line in enumerate(lines):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 progress.part(index, len(lines), f"prompt {index + 1} of {len(lines)}")
                 clip.encode_from_tokens(clip.tokenize(line))
+            return {}
 
         plan = plan_for(layers, clip.patcher)
         found = collect(plan, layers, type(clip.cond_stage_model).__name__, len(lines), encode_all)

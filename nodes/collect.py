@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import comfy.model_management as memory
 import torch
@@ -11,6 +12,7 @@ from ..tpec.calibration import Calibration, merge
 from ..tpec.calibration_file import load_calibration, save_calibration
 from ..tpec.collect import CollectionPlan, Collector, join_passes, plan_collection
 from ..tpec.errors import TpecError
+from ..tpec.outputs import OutputStats
 from .bridge import NodeProgress
 from .handles import CalibrationHandle
 from .paths import temp_folder
@@ -30,29 +32,36 @@ def linear_layers(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
             if hasattr(module, "in_features") and getattr(getattr(module, "weight", None), "ndim", 0) == 2}
 
 
-def plan_for(layers: Layers, patcher) -> CollectionPlan:
+def plan_for(layers: Layers, patcher, outputs: bool = False) -> CollectionPlan:
     """Where the statistics of a ModelPatcher's layers are kept, and in how many passes they are collected."""
     if not layers:
         raise TpecError("The model has no Linear layers that statistics could be collected of.")
     device, cpu = patcher.load_device, torch.device("cpu")
     widths = {name: module.in_features for name, module in layers.items()}
+    rows = {name: module.out_features for name, module in layers.items()} if outputs else {}
     beside = patcher.model_size() + memory.minimum_inference_memory()
     on_device = 0 if memory.is_device_cpu(device) else memory.get_total_memory(device) - beside
-    plan = plan_collection(widths, device, int(_SHARE * max(0, on_device)), int(_SHARE * memory.get_free_memory(cpu)))
+    plan = plan_collection(widths, device, int(_SHARE * max(0, on_device)), int(_SHARE * memory.get_free_memory(cpu)),
+                           rows)
     log.info("TPEC: %s", plan.text())
     if plan.device != cpu:
         memory.free_memory(plan.nbytes + beside, device)
     return plan
 
 
-def collect(plan: CollectionPlan, layers: Layers, source: str, runs: int, run: Callable[[], None]) -> Calibration:
-    """Statistics of the layers' inputs during `run()`, once per pass; the layers are as before, also after an error."""
+def collect(plan: CollectionPlan, layers: Layers, source: str, runs: int,
+            run: Callable[[Collector, Layers], Mapping[str, OutputStats]]) -> Calibration:
+    """Statistics of the layers' inputs during `run(collector, layers of the pass)`, once per pass.
+
+    `run` returns what it learned of the layers' outputs. The layers are as before afterwards, also after an error.
+    """
     shapes = {name: (module.out_features, module.in_features) for name, module in layers.items()}
     parts = []
     for names in plan.passes:
-        with Collector({name: layers[name] for name in names}, plan.device) as collector:
-            run()
-        parts.append(collector.finish(shapes, source, runs))
+        watched = {name: layers[name] for name in names}
+        with Collector(watched, plan.device) as collector:
+            outputs = run(collector, watched)
+        parts.append(replace(collector.finish(shapes, source, runs), outputs=outputs))
     return join_passes(parts)
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from tpec.checkpoint import Reader, open_checkpoint
+from tpec.coupling import RowCoupling
 from tpec.demo import demo_tensors, write_safetensors
 from tpec.grid import round_to_grid
 from tpec.kernels import TRITON_BLOCK, round_block_torch
 from tpec.layer import check_finite, chunk_items, quantize_tpec
 from tpec.metric import DenseMetric
+from tpec.outputs import OutputStats
 from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.principal import data_free_metric, principal_components
@@ -75,6 +77,18 @@ def test_dense_metric_like_on_the_cpu() -> None:
         codes.append(quantize_tpec(w, check_finite("w", w), metric, 2, None, 1 << 20).codes.cpu())
     same = (codes[0].view(torch.uint8) == codes[1].view(torch.uint8)).float().mean()
     assert same > 0.98
+
+
+def test_coupled_rows_like_on_the_cpu() -> None:
+    moment, runs = (a @ a.mT / 512 + torch.eye(256, device=CUDA) for a in (random(256, 512), random(2, 256, 512)))
+    weight, losses = random(500, 256, seed=4).bfloat16(), []
+    runs[1, 244:], runs[1, :, 244:] = 0, 0
+    for device in (CUDA, torch.device("cpu")):
+        w, metric = weight.to(device), DenseMetric(moment.to(device), torch.arange(256, device=device))
+        coupling = RowCoupling(OutputStats(runs.cpu(), 500, 1 << 20), device)
+        facts = quantize_tpec(w, check_finite("w", w), metric, 2, None, 1 << 20, coupling=coupling).facts
+        losses.append((facts[3] / facts[4]).item())
+    assert losses[0] < 1 and losses[0] == pytest.approx(losses[1], rel=5e-3)
 
 
 def test_file_on_cuda_is_verified_and_repeats(tmp_path: Path) -> None:

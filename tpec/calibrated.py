@@ -69,6 +69,10 @@ def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
         if width != layer.shape[1]:
             raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' reads {width} values, "
                             f"that of {plan.checkpoint.name} {layer.shape[1]}.")
+        outputs = calibration.outputs.get(layer.local_layer)
+        if outputs is not None and outputs.rows != layer.shape[0]:
+            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' has {outputs.rows} "
+                            f"outputs, that of {plan.checkpoint.name} {layer.shape[0]}.")
     foreign = [name for name in calibration.layers if f"{plan.prefix}{name}.weight" not in plan.checkpoint.tensors]
     if covered and foreign:
         raise TpecError(f"The calibration is of another model: {plan.checkpoint.name} has no layer '{foreign[0]}'.")

@@ -6,11 +6,12 @@ Layers that read the same tensor (q, k and v, say) share one entry. Names are th
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from .errors import TpecError
+from .outputs import OutputStats, merge_outputs
 
 VERSION = "1"
 
@@ -50,13 +51,17 @@ class InputStats:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics by group, and which group each layer belongs to; `layers_hash` identifies the model's layers."""
+    """Statistics by group, and which group each layer belongs to; `layers_hash` identifies the model's layers.
+
+    `outputs` holds statistics of the gradients at layers' outputs, of as many layers as there are any.
+    """
 
     groups: Mapping[str, InputStats]
     layers: Mapping[str, str]
     layers_hash: str
     source: str = ""
     runs: int = 0
+    outputs: Mapping[str, OutputStats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = set(self.layers.values()) - self.groups.keys()
@@ -69,11 +74,12 @@ class Calibration:
 
     @property
     def nbytes(self) -> int:
-        return sum(stats.nbytes for stats in self.groups.values())
+        return sum(stats.nbytes for stats in (*self.groups.values(), *self.outputs.values()))
 
     def summary(self) -> str:
         tokens = [stats.tokens for stats in self.groups.values()]
-        return (f"{len(self.layers)} layers with {len(self.groups)} different inputs, {self.runs} runs, "
+        gradients = f", output gradients of {len(self.outputs)}" if self.outputs else ""
+        return (f"{len(self.layers)} layers with {len(self.groups)} different inputs{gradients}, {self.runs} runs, "
                 f"{min(tokens):,} to {max(tokens):,} tokens, {self.nbytes / 1e6:.1f} MB")
 
     def digest(self) -> str:
@@ -84,6 +90,9 @@ class Calibration:
             for tensor in (stats.mean, stats.gram, stats.vectors, stats.values, stats.rest):
                 if tensor is not None:
                     digest.update(tensor.contiguous().numpy().tobytes())
+        for name, stats in sorted(self.outputs.items()):
+            digest.update(f"{name} {stats.tokens}".encode())
+            digest.update(stats.gram.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -100,7 +109,8 @@ def merge(first: Calibration, second: Calibration) -> Calibration:
     if dict(first.layers) != dict(second.layers):
         raise TpecError("The two calibrations share inputs differently between layers: collect them anew.")
     groups = {name: merge_stats(name, stats, second.groups[name]) for name, stats in first.groups.items()}
-    return replace(first, groups=groups, runs=first.runs + second.runs)
+    return replace(first, groups=groups, runs=first.runs + second.runs,
+                   outputs=merge_outputs(first.outputs, second.outputs))
 
 
 def merge_stats(name: str, a: InputStats, b: InputStats) -> InputStats:

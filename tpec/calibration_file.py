@@ -1,4 +1,5 @@
-"""Calibration statistics as one safetensors file: tensors "GROUP.gram" (upper triangle), ".mean" and so on."""
+"""Calibration statistics as one safetensors file: tensors "GROUP.gram" (upper triangle), ".mean" and so on,
+and "LAYER.output_gram" where gradients were collected."""
 
 import json
 import os
@@ -12,6 +13,7 @@ from .checkpoint import Reader, open_checkpoint
 from .demo import write_safetensors
 from .errors import TpecError
 from .header import TensorInfo
+from .outputs import OutputStats, run_shape
 from .spool import sync_folder
 
 _KIND = "tpec_calibration"
@@ -27,6 +29,9 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
     metadata = {"kind": _KIND, "version": VERSION, "layers_hash": calibration.layers_hash,
                 "source": calibration.source, "runs": str(calibration.runs), "facts": json.dumps(facts),
                 "layers": json.dumps(dict(calibration.layers))}
+    if calibration.outputs:
+        metadata["outputs"] = json.dumps({name: {"rows": stats.rows, "tokens": stats.tokens}
+                                          for name, stats in calibration.outputs.items()})
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         write_safetensors(part, _tensors(calibration), metadata)
@@ -56,7 +61,9 @@ def load_calibration(path: Path | str) -> Calibration:
             raise ValueError("its layers name no statistics")
         with Reader(checkpoint) as reader:
             groups = {name: _stats(reader, checkpoint.tensors, name, fact) for name, fact in facts.items()}
-        return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]))
+            outputs = {name: _outputs(reader, checkpoint.tensors, name, fact)
+                       for name, fact in _table(meta.get("outputs", "{}")).items()}
+        return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs)
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise TpecError(f"{checkpoint.name} is damaged ({error}): collect the calibration anew.") from None
 
@@ -70,6 +77,9 @@ def _tensors(calibration: Calibration) -> dict[str, torch.Tensor]:
         if stats.gram is not None:
             row, column = torch.triu_indices(stats.width, stats.width)
             tensors[f"{name}.gram"] = stats.gram[row, column]
+    for name, stats in calibration.outputs.items():
+        row, column = torch.triu_indices(*stats.gram.shape[1:])
+        tensors[f"{name}.output_gram"] = stats.gram[:, row, column]
     return tensors
 
 
@@ -94,8 +104,27 @@ def _stats(reader: Reader, known: Mapping[str, TensorInfo], name: str, fact: Map
     if tokens < 1 or not all(bool(part.isfinite().all()) for part in (*parts.values(), torch.tensor(absmax))):
         raise ValueError(f"'{name}' is not finite")
     if "gram" in parts:
-        gram = torch.zeros(width, width)
-        row, column = torch.triu_indices(width, width)
-        gram[row, column] = parts["gram"]
-        parts["gram"] = gram + gram.triu(1).mT
+        parts["gram"] = _symmetric(parts["gram"], width)
     return InputStats(absmax=absmax, tokens=tokens, **parts)
+
+
+def _outputs(reader: Reader, known: Mapping[str, TensorInfo], name: str, fact: Mapping[str, int]) -> OutputStats:
+    rows, tokens = int(fact["rows"]), int(fact["tokens"])
+    if rows < 1 or tokens < 1:
+        raise ValueError(f"'{name}' has no outputs")
+    runs, size = run_shape(rows)
+    info = known[f"{name}.output_gram"]
+    if (info.dtype, info.shape) != ("F32", (runs, size * (size + 1) // 2)):
+        raise ValueError(f"the outputs of '{name}' are of the wrong form")
+    packed = reader.tensor(info.name)
+    if not packed.isfinite().all():
+        raise ValueError(f"the outputs of '{name}' are not finite")
+    return OutputStats(_symmetric(packed, size), rows, tokens)
+
+
+def _symmetric(triangle: torch.Tensor, size: int) -> torch.Tensor:
+    """Symmetric [..., size, size] from its upper triangle [..., size (size + 1) / 2]."""
+    full = triangle.new_zeros(*triangle.shape[:-1], size, size)
+    row, column = torch.triu_indices(size, size)
+    full[..., row, column] = triangle
+    return full + full.triu(1).mT

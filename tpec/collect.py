@@ -1,7 +1,8 @@
 """Watch a model's Linear layers while someone else runs it."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -10,6 +11,7 @@ import torch
 from .accumulate import Accumulator, accumulator_bytes, make_accumulator
 from .calibration import Calibration, hash_layers
 from .errors import TpecError
+from .outputs import output_bytes
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +38,21 @@ class CollectionPlan:
 
 
 def plan_collection(widths: Mapping[str, int], device: torch.device, device_bytes: int,
-                    host_bytes: int) -> CollectionPlan:
+                    host_bytes: int, rows: Mapping[str, int] | None = None) -> CollectionPlan:
     """Keep the sums on `device` if they fit in `device_bytes`, else on the host, in passes of at most `host_bytes`.
 
-    `widths` maps layer names to input widths; sharing of inputs is not known yet and would only save memory.
+    `widths` maps layer names to input widths, `rows` to numbers of outputs where their gradients are collected, too;
+    sharing of inputs is not known yet and would only save memory.
     """
-    total = sum(map(accumulator_bytes, widths.values()))
+    needs = {name: accumulator_bytes(width) for name, width in widths.items()}
+    for name, count in (rows or {}).items():
+        needs[name] += output_bytes(count)
+    total = sum(needs.values())
     if total <= device_bytes or device.type == "cpu" and total <= host_bytes:
         return CollectionPlan((tuple(widths),), device, total)
     passes: list[list[str]] = [[]]
     used = peak = 0
-    for name, width in widths.items():
-        need = accumulator_bytes(width)
+    for name, need in needs.items():
         if passes[-1] and used + need > host_bytes:
             passes.append([])
             used = 0
@@ -91,6 +96,7 @@ class Collector:
         self._group: dict[str, str] = {}
         self._recent: list[_Seen] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._paused = False
 
     def __enter__(self) -> "Collector":
         for name, module in self._modules.items():
@@ -106,6 +112,8 @@ class Collector:
 
     def _hook(self, name: str):  # noqa: ANN202 - a hook
         def hook(module: torch.nn.Module, arguments: Sequence[object]) -> None:
+            if self._paused:
+                return
             if arguments and isinstance(arguments[0], torch.Tensor) and arguments[0].numel():
                 self._see(name, arguments[0].detach(), arguments[0])
 
@@ -125,6 +133,15 @@ class Collector:
             self._sums[leader] = make_accumulator(rows.shape[-1], self._device or rows.device)
         self._sums[leader].add(rows.reshape(-1, rows.shape[-1]))
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Runs within do not count."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
     @property
     def unseen(self) -> tuple[str, ...]:
         """Hooked layers that were never run."""
@@ -143,4 +160,5 @@ def join_passes(parts: Sequence[Calibration]) -> Calibration:
     first = parts[0]
     groups = {name: stats for part in parts for name, stats in part.groups.items()}
     layers = {name: group for part in parts for name, group in part.layers.items()}
-    return Calibration(groups, layers, first.layers_hash, first.source, first.runs)
+    outputs = {name: stats for part in parts for name, stats in part.outputs.items()}
+    return Calibration(groups, layers, first.layers_hash, first.source, first.runs, outputs)

@@ -8,6 +8,7 @@ import torch
 
 from .calibrated import calibrated_metric, centred
 from .calibration import Calibration, InputStats
+from .coupling import RowCoupling
 from .errors import TpecError
 from .lane import Lane, Read, Write
 from .layer import FACTS, Quantized, check_finite, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
@@ -23,6 +24,7 @@ RANK_LIMIT = 256
 STRENGTH = 2.0
 #: Sweeps of coordinate descent by default: they pay on real inputs, hardly on the weight's own components.
 SWEEPS_CALIBRATED = 4
+SWEEPS_COUPLED = 2
 SWEEPS_DATA_FREE = 0
 #: Results lie at multiples of so many bytes in a buffer.
 _ALIGNMENT = 64
@@ -102,13 +104,17 @@ class Compute:
             components = principal_components(weight, largest, k, items)
             metric = data_free_metric(components, STRENGTH)
             return quantize_tpec(weight, largest, metric, sweeps, components, items, tick), bias, "weight"
-        sweeps = SWEEPS_CALIBRATED if settings.num_iter is None else settings.num_iter
         has_bias = bias is not None
         metric = self._calibrated(item.task.layer.local_layer, stats, has_bias, weight.device)
-        quantized = quantize_tpec(weight, largest, metric, sweeps, None, items, tick)
+        outputs = self._calibration.outputs.get(item.task.layer.local_layer)
+        coupling = RowCoupling(outputs, weight.device) if outputs is not None else None
+        sweeps = settings.num_iter
+        if sweeps is None:
+            sweeps = SWEEPS_CALIBRATED if coupling is None else SWEEPS_COUPLED
+        quantized = quantize_tpec(weight, largest, metric, sweeps, None, items, tick, coupling)
         if has_bias and centred(stats, has_bias):
             bias = corrected_bias(weight, quantized, bias, stats.mean.to(weight.device), items)
-        return quantized, bias, "activation"
+        return quantized, bias, "activation" if coupling is None else "gradient"
 
     def _calibrated(self, layer: str, stats: InputStats, has_bias: bool, device: torch.device) -> DenseMetric:
         key = (self._calibration.layers[layer], has_bias, device)

@@ -7,6 +7,7 @@ import torch
 from .calibration import Calibration
 from .families import QUANTIZE
 from .layer import chunk_items
+from .outputs import output_bytes
 from .plan import Plan
 
 _MIB = 1 << 20
@@ -15,6 +16,8 @@ _PIECE = 32 * _MIB
 _CHUNK_COPIES = 8
 #: n x n float32 matrices alive while a calibrated metric is made: moment, permuted, Cholesky factor and its flip.
 _DENSE_COPIES = 4
+#: Copies of a layer's output statistics alive while they are made ready: as read, damped, permuted, factor, pulls.
+_COUPLING_COPIES = 5
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,12 @@ def estimate(plan: Plan, device: torch.device, calibration: Calibration | None =
     items = max(layer.info.items for layer in layers)
     width = max((layer.shape[1] for layer in layers
                  if calibration is not None and calibration.stats(layer.local_layer) is not None), default=0)
+    rows = max((layer.shape[0] for layer in layers
+                if calibration is not None and layer.local_layer in calibration.outputs), default=0)
+    coupling = _COUPLING_COPIES * output_bytes(rows) if rows else 0
     pipeline = 2 * max(largest, _PIECE) + 2 * items
     work = (largest + 2 * items + _CHUNK_COPIES * 4 * min(chunk_items(device), items)
-            + _DENSE_COPIES * 4 * width**2)
+            + _DENSE_COPIES * 4 * width**2 + coupling)
     if device.type == "cpu":
         return Estimate(pipeline + work, 0)
     return Estimate(pipeline, 2 * largest + work)

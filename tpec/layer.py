@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
+from .coupling import RowCoupling
 from .errors import TpecError
 from .grid import FP8, decode, encode
 from .metric import Metric
 from .principal import Components, row_chunks
-from .rounding import Tick, descend, feedback, nearest, no_tick
+from .rounding import Tick, feedback, improve, nearest, no_tick
 from .scale import absmax, absmax_scale, sample_rows, search_scale
 from .trim import principal_error, trim_principal
 
@@ -58,11 +59,12 @@ def quantize_nearest(weight: torch.Tensor, largest: torch.Tensor, items: int, ti
 
 
 def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, metric: Metric, sweeps: int,
-                  components: Components | None, items: int, tick: Tick = no_tick) -> Quantized:
+                  components: Components | None, items: int, tick: Tick = no_tick,
+                  coupling: RowCoupling | None = None) -> Quantized:
     """Error feedback and `sweeps` of coordinate descent on `metric`; never worse on it than round to nearest.
 
     W [out, in] of any float dtype is rounded `items` weights at a time. With `components` the published objective of
-    their first pair is driven to zero at the end.
+    their first pair is driven to zero at the end; with `coupling` rows are rounded together and the loss counts so.
     """
     device, (rows, columns) = weight.device, weight.shape
     base = absmax_scale(largest)
@@ -73,9 +75,9 @@ def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, metric: Metric, s
     fallback = torch.empty(weight.shape, dtype=FP8, device=device)
     facts = torch.zeros(len(FACTS), device=device)
     back = order.argsort()
-    for begin, end in row_chunks(rows, columns, items):
+    for begin, end in row_chunks(rows, columns, items, coupling.run if coupling else 1):
         plain = weight[begin:end].float().mT[order]
-        part = _round_chunk(plain, metric, scale, base, sweeps, tick)
+        part = _round_chunk(plain, metric, scale, base, sweeps, tick, coupling, begin)
         codes[begin:end] = encode(part.values[back].mT)
         fallback[begin:end] = encode(part.nearest[back].mT)
         facts[:6] += part.facts
@@ -103,21 +105,25 @@ class _Chunk:
 
 
 def _round_chunk(plain: torch.Tensor, metric: Metric, scale: torch.Tensor, base: torch.Tensor, sweeps: int,
-                 tick: Tick) -> _Chunk:
-    """Round [n, rows] weights; facts are in units of `base` so that both scales compare."""
+                 tick: Tick, coupling: RowCoupling | None, begin: int) -> _Chunk:
+    """Round [n, rows] weights, rows from `begin` on; facts are in units of `base` so that both scales compare."""
+    def cost(errors: torch.Tensor) -> torch.Tensor:
+        return metric.loss(errors, coupling.weigh(errors, begin) if coupling else None)
+
     unit = (scale / base).square()
     scaled = plain / base
     near = nearest(scaled)
     near_errors = near - scaled
-    near_loss, near2, norm2 = metric.loss(near_errors), near_errors.square().sum(), scaled.square().sum()
+    near_loss, near2, norm2 = cost(near_errors), near_errors.square().sum(), scaled.square().sum()
     del near_errors
     scaled = plain / scale
     saturated = (scaled.abs() > 448.0).sum()
-    values, errors = feedback(scaled, metric, tick)
-    for _ in range(sweeps):
-        if descend(values, errors, metric, tick) == 0:
-            break
-    loss, error2 = metric.loss(errors) * unit, errors.square().sum() * unit
+    if coupling is not None:
+        values, errors = coupling.round(scaled, begin, metric, sweeps, tick)
+    else:
+        values, errors = feedback(scaled, metric, tick)
+        improve(values, errors, metric, sweeps, tick)
+    loss, error2 = cost(errors) * unit, errors.square().sum() * unit
     facts = torch.stack([norm2, error2, near2, loss, near_loss, saturated.float()])
     return _Chunk(values, near, facts)
 

@@ -17,7 +17,8 @@ class Metric(Protocol):
     """The two linear maps that rounding needs, `block` columns by `block` columns.
 
     `order` [n] puts the columns into rounding order; all else is in that order. `start(errors)` makes the running
-    state of a chunk of rows, `push` tells it that errors[begin:end] grew by `change`.
+    state of a chunk of rows, `push` tells it that errors[begin:end] grew by `change`. `loss` is tr(E M E^T), or
+    tr(F M E^T) with the errors F = S E weighed by how rows count together.
     """
 
     order: torch.Tensor
@@ -36,7 +37,7 @@ class Metric(Protocol):
 
     def gradient_coupling(self, begin: int, end: int) -> torch.Tensor: ...
 
-    def loss(self, errors: torch.Tensor) -> torch.Tensor: ...
+    def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
 class LowRankMetric:
@@ -89,9 +90,10 @@ class LowRankMetric:
         v = self._vectors[begin:end]
         return (v * self._strength) @ v.mT / self.diagonal[begin:end]
 
-    def loss(self, errors: torch.Tensor) -> torch.Tensor:
-        projected = self._vectors.mT @ errors
-        return errors.square().sum() + (projected.square().sum(1) * self._strength).sum()
+    def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor:
+        weighed = errors if weighed is None else weighed
+        projected = (self._vectors.mT @ errors) * (self._vectors.mT @ weighed)
+        return (errors * weighed).sum() + (projected.sum(1) * self._strength).sum()
 
 
 class DenseMetric:
@@ -122,8 +124,8 @@ class DenseMetric:
     def gradient_coupling(self, begin: int, end: int) -> torch.Tensor:
         return self._matrix[begin:end, begin:end] / self.diagonal[begin:end]
 
-    def loss(self, errors: torch.Tensor) -> torch.Tensor:
-        return (errors * (self._matrix @ errors)).sum()
+    def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor:
+        return ((errors if weighed is None else weighed) * (self._matrix @ errors)).sum()
 
 
 def unit_upper(matrix: torch.Tensor) -> torch.Tensor:

@@ -32,9 +32,9 @@ class Components:
     unit: torch.Tensor
 
 
-def row_chunks(rows: int, columns: int, items: int) -> list[tuple[int, int]]:
-    """Split rows so that a chunk holds about `items` weights."""
-    step = max(1, min(rows, items // max(columns, 1)))
+def row_chunks(rows: int, columns: int, items: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Split rows so that a chunk holds about `items` weights, in whole multiples of `multiple` rows."""
+    step = max(1, min(rows, items // max(columns, 1)) // multiple) * multiple
     return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
 
 

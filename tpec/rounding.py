@@ -41,6 +41,13 @@ def feedback(weights: torch.Tensor, metric: Metric, tick: Tick = no_tick) -> tup
     return values, errors
 
 
+def improve(values: torch.Tensor, errors: torch.Tensor, metric: Metric, sweeps: int, tick: Tick = no_tick) -> None:
+    """At most `sweeps` of coordinate descent, in place, fewer when nothing moves any more."""
+    for _ in range(sweeps):
+        if descend(values, errors, metric, tick) == 0:
+            break
+
+
 def descend(values: torch.Tensor, errors: torch.Tensor, metric: Metric, tick: Tick = no_tick) -> torch.Tensor:
     """One sweep of coordinate descent, in place: every weight moves to its best grid value given all others.
 

@@ -83,15 +83,15 @@ class Outcome:
 
 
 class ComfyServer:
-    """Starts ComfyUI on a free port with `base` as its base directory; use as a context manager."""
+    """Starts ComfyUI on a free port with `base` as its base directory, on the CPU unless told otherwise."""
 
-    def __init__(self, comfy: Path, python: str, base: Path) -> None:
+    def __init__(self, comfy: Path, python: str, base: Path, cpu: bool = True) -> None:
         self.base = base
         self.models = base / "models"
         self.output = base / "output"
         self.temp = base / "temp"
         self.log_path = base / "server.log"
-        self._comfy, self._python = comfy, python
+        self._comfy, self._python, self._cpu = comfy, python, cpu
         self._process: subprocess.Popen | None = None
         self._url = ""
 
@@ -104,9 +104,9 @@ class ComfyServer:
         link(REPOSITORY / "tests" / "comfy" / "helper_nodes", self.base / "custom_nodes" / "test_helpers")
         port = _free_port()
         self._url = f"http://127.0.0.1:{port}"
-        command = [self._python, "-u", "main.py", "--cpu", "--port", str(port), "--base-directory", str(self.base),
+        command = [self._python, "-u", "main.py", "--port", str(port), "--base-directory", str(self.base),
                    "--database-url", f"sqlite:///{self.base / 'comfy.db'}", "--disable-api-nodes",
-                   "--use-pytorch-cross-attention"]
+                   "--use-pytorch-cross-attention", *(["--cpu"] if self._cpu else [])]
         # One thread unless told otherwise: on a busy machine small matrices spend their time waiting for each other.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
         for name in ("PYTHONPATH", "PYTHONHOME"):

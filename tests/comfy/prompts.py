@@ -67,4 +67,4 @@ def image(latent: torch.Tensor, shared_models: Path) -> torch.Tensor:
     codes = (latent - 0.1159) * 0.3611
     to_rgb = load_file(shared_models / CONDITIONING)["latent_to_rgb"].float()
     pixels = torch.einsum("bchw,cp->bphw", codes, to_rgb)
-    return (torch.nn.functional.pixel_shuffle(pixels, 2).clamp(-1, 1) + 1) / 2
+    return (torch.nn.functional.pixel_shuffle(pixels, 2) * 0.31 + 0.5).clamp(0, 1)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from comfy_server import REPOSITORY, ComfyServer
 
+from tpec.calibration_file import load_calibration
+
 
 def calibrating(model: str, first: int = 32, count: int = 4, steps: int = 6, runs: int = 1, seed: int = 5,
                 **more: object) -> dict[str, dict]:
@@ -62,6 +64,45 @@ def test_interrupt_leaves_no_hooks_and_the_same_model(server: ComfyServer, tinyf
     sample["sampler"]["inputs"]["denoise"] = 0.9999  # not from the cache
     after = p.saved_latent(server, server.succeed(sample))
     assert torch.equal(before, after)
+
+
+def test_sensitivity_beats_plain_calibration(server: ComfyServer, tinyflux: str, figures):
+    def nodes(name: str, **more: object) -> dict[str, dict]:
+        return {**calibrated(tinyflux, name, count=2, steps=6, **more),
+                "store": p.node("TPECSaveCalibration", calibration=["calibrate", 0], name=name, if_exists="overwrite")}
+
+    sample = {**p.stock_loader(tinyflux), **p.sampling(["model", 0], "untouched", steps=2)}
+    before = p.saved_latent(server, server.succeed(sample))
+    server.succeed(nodes("without"))
+    outcome = server.succeed(nodes("with", sensitivity=True), 580)
+    assert "gradient" in outcome.text("quantize")
+    sample["keep"]["inputs"]["filename_prefix"] = "touched"
+    sample["sampler"]["inputs"]["denoise"] = 0.9999  # not from the cache
+    assert torch.equal(before, p.saved_latent(server, server.succeed(sample)))
+    stats = [load_calibration(server.output / "tpec_calibration" / f"{name}.safetensors")
+             for name in ("without", "with")]
+    for name, inputs in stats[0].groups.items():
+        assert torch.equal(inputs.gram, stats[1].groups[name].gram), "backward runs must not count as inputs"
+    assert not stats[0].outputs
+    blocks = {name for name in stats[1].outputs if "_blocks." in name}
+    assert len(blocks) == 28 and not any("mod" in name for name in blocks)
+    ratios = [velocity_ratio(server.models / "diffusion_models" / f"{name}.safetensors")
+              for name in ("without", "with")]
+    figures.append(f"2 prompts x 6 steps: velocity error {ratios[0]:.3f} x, with sensitivity {ratios[1]:.3f} x")
+    assert ratios[1] < 0.95 * ratios[0]
+
+
+def test_interrupt_of_a_backward_run_leaves_the_same_model(server: ComfyServer, tinyflux: str):
+    sample = {**p.stock_loader(tinyflux), **p.sampling(["model", 0], "intact", steps=2)}
+    before = p.saved_latent(server, server.succeed(sample))
+    prompt_id = server.queue({**calibrating(tinyflux, count=8, steps=200, seed=6, sensitivity=True),
+                              "show": p.node("PreviewAny", source=["calibrate", 1])})
+    time.sleep(6)
+    server.interrupt()
+    assert server.wait(prompt_id, 60).interrupted
+    sample["keep"]["inputs"]["filename_prefix"] = "still_intact"
+    sample["sampler"]["inputs"]["denoise"] = 0.9999
+    assert torch.equal(before, p.saved_latent(server, server.succeed(sample)))
 
 
 def test_saved_loaded_and_extended(server: ComfyServer, tinyflux: str):

@@ -1,0 +1,62 @@
+"""Watch the gradients at the outputs of a model's Linear layers while someone else runs it backwards."""
+
+from collections.abc import Mapping
+from functools import partial
+from types import TracebackType
+
+import torch
+
+from .outputs import OutputAccumulator, OutputStats
+
+_SEED = 20250815
+
+
+class GradientCollector:
+    """Context manager: hooks the given modules and adds up the gradients at their outputs [..., tokens, rows].
+
+    The modules compute what they always do, and only runs with gradients count: make one with an input that requires
+    grad and give its result to `probe`. Outputs of one vector per sample (modulation layers, say) are left out: their
+    few gradients say too little. Activation checkpointing is fine.
+    """
+
+    def __init__(self, modules: Mapping[str, torch.nn.Module], device: torch.device | None = None) -> None:
+        self._modules = dict(modules)
+        self._device = device
+        self._sums: dict[str, OutputAccumulator] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._random = torch.Generator().manual_seed(_SEED)
+
+    def __enter__(self) -> "GradientCollector":
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def probe(self, result: torch.Tensor) -> None:
+        """Send a random direction of the model's result backwards; E[g g^T] over directions is J^T J (Hutchinson)."""
+        direction = torch.randn(result.shape, generator=self._random)
+        result.backward(direction.to(result.device, result.dtype))
+
+    def finish(self) -> dict[str, OutputStats]:
+        """Statistics by layer, of those that any gradient reached."""
+        found = {name: total.finish() for name, total in self._sums.items()}
+        return {name: stats for name, stats in found.items() if stats.gram.isfinite().all() and stats.gram.any()}
+
+    def _hook(self, name: str):  # noqa: ANN202 - a hook
+        def hook(module: torch.nn.Module, arguments: object, output: object) -> None:
+            if isinstance(output, torch.Tensor) and output.requires_grad and output.ndim >= 3 \
+                    and output.shape[-2] > 1:
+                output.register_hook(partial(self._add, name))
+
+        return hook
+
+    def _add(self, name: str, gradient: torch.Tensor) -> None:
+        rows = gradient.shape[-1]
+        if name not in self._sums:
+            self._sums[name] = OutputAccumulator(rows, self._device or gradient.device)
+        self._sums[name].add(gradient.detach().reshape(-1, rows))

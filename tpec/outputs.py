@@ -1,0 +1,80 @@
+"""Second moments of the gradients at a layer's output: which errors of its rows the model's result feels.
+
+With S = E[g g^T] over outputs and M = E[x x^T] over inputs, tr(S E M E^T) approximates what an error E = Q - W costs
+the result (Kronecker factors: Martens & Grosse 2015, arXiv:1503.05671; for rounding: Tseng et al. 2025,
+arXiv:2505.22988).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .errors import TpecError
+
+#: S is kept for runs of at most so many neighbouring rows; errors of different runs count as independent.
+RUN_LIMIT = 2048
+_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class OutputStats:
+    """gram [runs, m, m] float32 on the CPU: E[g g^T] of m neighbouring rows each, the last run padded with zeros.
+
+    `rows` is the layer's number of outputs, `tokens` the number of gradients seen.
+    """
+
+    gram: torch.Tensor
+    rows: int
+    tokens: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.gram.nbytes
+
+
+def run_shape(rows: int) -> tuple[int, int]:
+    """(runs, rows per run) for a layer of `rows` outputs."""
+    runs = -(-rows // RUN_LIMIT)
+    return runs, -(-rows // runs)
+
+
+def output_bytes(rows: int) -> int:
+    """Memory that the accumulator of one output takes."""
+    runs, size = run_shape(rows)
+    return 4 * runs * size * size
+
+
+class OutputAccumulator:
+    """Adds up g g^T in float32 on `device`, run by run."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._rows, (runs, self._size) = rows, run_shape(rows)
+        with torch.inference_mode(False):
+            self._gram = torch.zeros(runs, self._size, self._size, device=device)
+        self._tokens = 0
+
+    def add(self, gradients: torch.Tensor) -> None:
+        """gradients [tokens, rows] of any float dtype on any device."""
+        runs = len(self._gram)
+        for part in gradients.split(_TOKENS):
+            part = torch.nn.functional.pad(part.float(), (0, runs * self._size - self._rows))
+            part = part.view(-1, runs, self._size).transpose(0, 1)
+            self._gram += (part.mT @ part).to(self._gram.device)
+            self._tokens += part.shape[1]
+
+    def finish(self) -> OutputStats:
+        gram = (self._gram / max(self._tokens, 1)).cpu()
+        return OutputStats((gram + gram.mT) / 2, self._rows, self._tokens)
+
+
+def merge_outputs(first: Mapping[str, OutputStats], second: Mapping[str, OutputStats]) -> dict[str, OutputStats]:
+    """Token-weighted means by layer; a layer that only one side knows keeps that side's."""
+    merged = {**first, **second}
+    for name in first.keys() & second.keys():
+        a, b = first[name], second[name]
+        if a.gram.shape != b.gram.shape:
+            raise TpecError(f"The two calibrations keep the output of '{name}' in different forms: collect them anew.")
+        share = a.tokens / (a.tokens + b.tokens)
+        merged[name] = OutputStats(a.gram * share + b.gram * (1 - share), a.rows, a.tokens + b.tokens)
+    return merged

@@ -112,7 +112,9 @@ def _prepare(plan: Plan, output: Path, calibration: Calibration | None, overwrit
     outcome = world.share(outcome)
     if isinstance(outcome, TpecError):
         raise outcome
-    tasks = make_tasks(plan, frozenset(calibrated))
+    coupled = frozenset(layer.layer for layer in plan.of(QUANTIZE)
+                        if calibrated and layer.local_layer in calibration.outputs)
+    tasks = make_tasks(plan, frozenset(calibrated), coupled)
     return Job(plan, output, layout, digest, calibration if calibrated else None, tasks, outcome)
 
 

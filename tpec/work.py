@@ -12,6 +12,8 @@ from .plan import LayerPlan, Plan
 _ROUND_COST = 8.0
 _DENSE_COST = 1 / 64
 _COPY_COST = 1.0
+#: Rounding rows together takes about so many times as long.
+_COUPLED_COST = 3.0
 
 
 @dataclass(frozen=True)
@@ -32,23 +34,26 @@ class Task:
         return (self.layer.name, self.bias.name) if self.bias else (self.layer.name,)
 
 
-def make_tasks(plan: Plan, calibrated: frozenset[str]) -> tuple[Task, ...]:
-    """All tasks in file order; `calibrated` names the layers (with the file's prefix) that have a dense metric."""
+def make_tasks(plan: Plan, calibrated: frozenset[str], coupled: frozenset[str] = frozenset()) -> tuple[Task, ...]:
+    """All tasks in file order; `calibrated` names the layers (with the file's prefix) that have a dense metric.
+
+    Rows of those in `coupled` are rounded together.
+    """
     tensors = plan.checkpoint.tensors
     biases = {name: tensors.get(f"{name}.bias") for name in calibrated}
     biases = {name: info for name, info in biases.items() if info and info.dtype in FLOATS and len(info.shape) == 1}
     corrected = {info.name for info in biases.values()}
-    return tuple(Task(layer, _cost(layer, plan, layer.layer in calibrated), biases.get(layer.layer))
+    return tuple(Task(layer, _cost(layer, plan, calibrated, coupled), biases.get(layer.layer))
                  for layer in plan.layers if layer.action != DROP and layer.name not in corrected)
 
 
-def _cost(layer: LayerPlan, plan: Plan, dense: bool) -> float:
+def _cost(layer: LayerPlan, plan: Plan, calibrated: frozenset[str], coupled: frozenset[str]) -> float:
     if layer.action != QUANTIZE:
         return _COPY_COST * layer.info.nbytes
     if plan.settings.method == "nearest":
         return _COPY_COST * layer.info.nbytes
-    per_weight = _ROUND_COST + (_DENSE_COST * layer.shape[1] if dense else 0.0)
-    return per_weight * layer.info.items
+    per_weight = _ROUND_COST + (_DENSE_COST * layer.shape[1] if layer.layer in calibrated else 0.0)
+    return per_weight * layer.info.items * (_COUPLED_COST if layer.layer in coupled else 1.0)
 
 
 def split(tasks: Sequence[Task], groups: Sequence[object], lanes: int) -> list[list[Task]]:

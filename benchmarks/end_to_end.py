@@ -122,13 +122,17 @@ def compare(args: argparse.Namespace, source: Path) -> None:
     floor = repeated(args, source, lambda: plain_copy(source, args.folder / "floor.bin", wanted))
     rows = [("plain read and write", floor), ("empty torch process", empty_process())]
     target = args.folder / "out.safetensors"
+    probes = probe_models(args)
+    # Triton compiles its kernels at the first use on a machine, which takes seconds, and never again.
+    for title in ("first run on this machine", "again"):
+        print(f"tpec on {probes[0].stat().st_size / 1e9:.2f} GB, {title}: "
+              f"{our_run(probes[0], target, 'tpec', args.extra):.1f} s", flush=True)
     for method in args.methods:
         seconds = repeated(args, source, lambda method=method: our_run(source, target, method, args.extra))
         rows.append((f"tpec --method {method}", seconds))
         target.unlink()
     ours = rows[-1]
     theirs = [peers.published_script(args.published, variant) for variant in args.variants]
-    probes = probe_models(args) if any(theirs) else []
     for peer in filter(None, theirs):
         rows.append((f"{peer.title} (extrapolated)", published_seconds(peer, probes, source, args.warm)))
     for path in probes:

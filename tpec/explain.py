@@ -1,0 +1,43 @@
+"""Whether the rounding of a layer's weight can be the reason of what was added to its bias."""
+
+import torch
+
+_STEPS = 8
+#: Products of float32 are trusted to this share of their factors' norms.
+_EXACT = 1e-5
+
+
+def mean_length(errors: torch.Tensor, change: torch.Tensor, slack: torch.Tensor) -> float:
+    """A length that x must have at least for `change` [out] to be -E x, up to +-`slack` [out]; errors E [out, in].
+
+    Whatever u, |u . E x| is at most |E^T u| |x|, which bounds |x| from below. Unit vectors as u look at each value
+    alone. Conjugate gradients towards E E^T u = change find directions that the change has and E hardly: a bias that
+    was lost or belongs elsewhere takes a longer x with every step, a corrected one never a longer one than the mean.
+    """
+    size = errors.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    # In units of the largest error, so that float32 holds the squares.
+    matrix = (errors / size).float()
+    change, slack = (change / size).float(), (slack / size).float()
+    rows = matrix.norm(dim=1)
+    whole = rows.norm()
+    length = _ratio(change.abs() - slack, rows).max().item()
+    total = torch.zeros_like(change)
+    left = direction = change
+    for _ in range(_STEPS):
+        image = matrix.mT @ direction
+        energy, strength = left.square().sum(), image.square().sum()
+        if not energy > 0 or not strength > 0:
+            break
+        step = energy / strength
+        total = total + step * direction
+        doubt = _EXACT * total.norm()
+        certain = total @ change - total.abs() @ slack - doubt * change.norm()
+        length = max(length, _ratio(certain, (matrix.mT @ total).norm() + doubt * whole).item())
+        left = left - step * (matrix @ image)
+        direction = left + direction * (left.square().sum() / energy)
+    return length
+
+
+def _ratio(amount: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """How many units an amount takes; none for nothing or less."""
+    return torch.where(amount > 0, amount / unit, 0.0)

@@ -53,7 +53,9 @@ class InputStats:
 class Calibration:
     """Statistics by group, and which group each layer belongs to; `layers_hash` identifies the model's layers.
 
-    `outputs` holds statistics of the gradients at layers' outputs, of as many layers as there are any.
+    `outputs` holds statistics of the gradients at layers' outputs, of as many layers as there are any. `shapes` are the
+    weights [out, in] of all the model's Linear layers, also of those that saw no input; empty when an earlier version
+    wrote the file.
     """
 
     groups: Mapping[str, InputStats]
@@ -62,6 +64,7 @@ class Calibration:
     source: str = ""
     runs: int = 0
     outputs: Mapping[str, OutputStats] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = set(self.layers.values()) - self.groups.keys()
@@ -109,7 +112,7 @@ def merge(first: Calibration, second: Calibration) -> Calibration:
     if dict(first.layers) != dict(second.layers):
         raise TpecError("The two calibrations share inputs differently between layers: collect them anew.")
     groups = {name: merge_stats(name, stats, second.groups[name]) for name, stats in first.groups.items()}
-    return replace(first, groups=groups, runs=first.runs + second.runs,
+    return replace(first, groups=groups, runs=first.runs + second.runs, shapes=first.shapes or second.shapes,
                    outputs=merge_outputs(first.outputs, second.outputs))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .calibration import VERSION, Calibration, InputStats
+from .calibration import VERSION, Calibration, InputStats, hash_layers
 from .checkpoint import Reader, open_checkpoint
 from .demo import write_safetensors
 from .errors import TpecError
@@ -28,7 +28,7 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
     facts = {name: {"absmax": stats.absmax, "tokens": stats.tokens} for name, stats in calibration.groups.items()}
     metadata = {"kind": _KIND, "version": VERSION, "layers_hash": calibration.layers_hash,
                 "source": calibration.source, "runs": str(calibration.runs), "facts": json.dumps(facts),
-                "layers": json.dumps(dict(calibration.layers))}
+                "layers": json.dumps(dict(calibration.layers)), "shapes": json.dumps(dict(calibration.shapes))}
     if calibration.outputs:
         metadata["outputs"] = json.dumps({name: {"rows": stats.rows, "tokens": stats.tokens}
                                           for name, stats in calibration.outputs.items()})
@@ -63,7 +63,8 @@ def load_calibration(path: Path | str) -> Calibration:
             groups = {name: _stats(reader, checkpoint.tensors, name, fact) for name, fact in facts.items()}
             outputs = {name: _outputs(reader, checkpoint.tensors, name, fact)
                        for name, fact in _table(meta.get("outputs", "{}")).items()}
-        return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs)
+        return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs,
+                           _shapes(meta.get("shapes", "{}"), meta["layers_hash"]))
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise TpecError(f"{checkpoint.name} is damaged ({error}): collect the calibration anew.") from None
 
@@ -88,6 +89,14 @@ def _table(text: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise ValueError("a table is missing")
     return value
+
+
+def _shapes(text: str, expected: str) -> dict[str, tuple[int, ...]]:
+    """The model's layers; none in files of earlier versions."""
+    shapes = {name: tuple(shape) for name, shape in _table(text).items()}
+    if shapes and hash_layers(shapes) != expected:
+        raise ValueError("its list of layers is not what it was")
+    return shapes
 
 
 def _stats(reader: Reader, known: Mapping[str, TensorInfo], name: str, fact: Mapping[str, float]) -> InputStats:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import torch
@@ -152,7 +152,7 @@ class Collector:
         if not self._sums:
             raise TpecError("No layer was run while calibrating: the model's layers do not match the checkpoint's.")
         groups = {name: total.finish() for name, total in self._sums.items()}
-        return Calibration(groups, dict(self._group), hash_layers(shapes), source, runs)
+        return Calibration(groups, dict(self._group), hash_layers(shapes), source, runs, shapes=dict(shapes))
 
 
 def join_passes(parts: Sequence[Calibration]) -> Calibration:
@@ -161,4 +161,4 @@ def join_passes(parts: Sequence[Calibration]) -> Calibration:
     groups = {name: stats for part in parts for name, stats in part.groups.items()}
     layers = {name: group for part in parts for name, group in part.layers.items()}
     outputs = {name: stats for part in parts for name, stats in part.outputs.items()}
-    return Calibration(groups, layers, first.layers_hash, first.source, first.runs, outputs)
+    return replace(first, groups=groups, layers=layers, outputs=outputs)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from samples import HIDDEN, generator, load, names_in, save_flux, sha256
 
 from tpec.accumulate import GramAccumulator, SketchAccumulator
-from tpec.calibrated import calibrated_metric, centred, check_calibration, damping, layer_hash
+from tpec.calibrated import calibrated_metric, centred, check_calibration, damping
 from tpec.calibration import Calibration, InputStats, hash_layers, merge
 from tpec.calibration_file import load_calibration, save_calibration
 from tpec.checkpoint import open_checkpoint
@@ -39,7 +39,9 @@ def stats(width: int, tokens: int = 2000, seed: int = 0, sketch: bool = False) -
 
 def both(seed: int = 0, tokens: int = 500) -> Calibration:
     groups = {"a": stats(16, tokens, seed), "wide": stats(64, tokens, seed, sketch=True)}
-    return Calibration(groups, {"a": "a", "b": "a", "w": "wide"}, hash_layers({"a": (4, 16)}), "m.safetensors", 2)
+    shapes = {"a": (4, 16), "b": (8, 16), "w": (4, 64), "unseen": (3, 3)}
+    layers = {"a": "a", "b": "a", "w": "wide"}
+    return Calibration(groups, layers, hash_layers(shapes), "m.safetensors", 2, shapes=shapes)
 
 
 def equal(first: Calibration, second: Calibration) -> bool:
@@ -48,7 +50,7 @@ def equal(first: Calibration, second: Calibration) -> bool:
             group.mean, group.gram, group.vectors, group.values, group.rest))]
             for name, group in sorted(calibration.groups.items())]
 
-    facts = [(dict(c.layers), c.layers_hash, c.source, c.runs) for c in (first, second)]
+    facts = [(dict(c.layers), c.layers_hash, c.source, c.runs, c.shapes) for c in (first, second)]
     return parts(first) == parts(second) and facts[0] == facts[1]
 
 
@@ -90,6 +92,15 @@ def test_merge_is_that_of_all_rows() -> None:
     moment, exact = merged.groups["wide"].second_moment().double(), wide.T @ wide / 1200
     assert torch.allclose(moment.diagonal(), exact.diagonal(), rtol=1e-3)
     assert (moment - exact).norm() / exact.norm() < 0.05
+
+
+def test_file_without_shapes_is_read(tmp_path: Path) -> None:
+    """Earlier versions wrote their hash alone."""
+    path = save_calibration(both(), tmp_path / "c.safetensors")
+    damage(path, lambda tensors, metadata: metadata.pop("shapes"))
+    old = load_calibration(path)
+    assert equal(old, replace(both(), shapes={}))
+    assert merge(old, both()).shapes == merge(both(), old).shapes == both().shapes
 
 
 def test_merge_refuses_other_models() -> None:
@@ -157,6 +168,9 @@ DAMAGE = {
     "layers of lists": lambda t, m: m.update(layers='{"a": []}'),
     "no layers": lambda t, m: m.update(layers="{}", facts="{}"),
     "runs a word": lambda t, m: m.update(runs="many"),
+    "shapes a list": lambda t, m: m.update(shapes="[1]"),
+    "shapes of another model": lambda t, m: m.update(shapes='{"a": [4, 17]}'),
+    "shape a number": lambda t, m: m.update(shapes='{"a": 4}'),
     "no hash": lambda t, m: m.pop("layers_hash"),
     "no mean": lambda t, m: t.pop("a.mean"),
     "no gram": lambda t, m: t.pop("a.gram"),
@@ -226,7 +240,8 @@ def flux_plan(folder: Path, **settings: object) -> Plan:
 def flux_calibration(plan: Plan, only: str = "", tokens: int = 4000) -> Calibration:
     layers = {layer.local_layer: layer.shape[1] for layer in plan.of("quantize") if only in layer.local_layer}
     groups = {str(width): stats(width, tokens) for width in set(layers.values())}
-    return Calibration(groups, {name: str(width) for name, width in layers.items()}, layer_hash(plan))
+    shapes = {layer.local_layer: layer.shape for layer in plan.of("quantize")} | {"img_in": (HIDDEN, 64)}
+    return Calibration(groups, {name: str(width) for name, width in layers.items()}, hash_layers(shapes), shapes=shapes)
 
 
 def output_error(source: Path, result: Path, layer: str) -> float:
@@ -308,6 +323,63 @@ def test_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
             quantize(plan, tmp_path / "q", calibration=calibration)
         assert names_in(tmp_path) == {"model.safetensors"}
     assert check_calibration(plan, flux_calibration(plan)) == tuple(layer.layer for layer in plan.of("quantize"))
+
+
+def test_calibration_of_a_smaller_relative_is_refused(tmp_path: Path) -> None:
+    """Its layers have the names and widths of some of the model's."""
+    small = flux_calibration(flux_plan(tmp_path))
+    plan = make_plan(open_checkpoint(save_flux(tmp_path, "large.safetensors", single=2)), Settings())
+    with pytest.raises(TpecError, match="another model: that one had no layer 'single_blocks.1.*large.safetensors has"):
+        quantize(plan, tmp_path / "q", calibration=small)
+    report = quantize(plan, tmp_path / "q", calibration=replace(small, shapes={}))
+    assert "3 layers have no statistics" in report.notes[0]
+    included = make_plan(plan.checkpoint, Settings(include="single_blocks.1"))
+    assert len(check_calibration(included, small)) == 13
+
+
+def test_calibration_of_another_output_width_is_refused(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path)
+    calibration = flux_calibration(plan)
+    other = replace(calibration, shapes=calibration.shapes | {LAYER: (768, HIDDEN)})
+    with pytest.raises(TpecError, match=f"'{LAYER}' is 768 x 128, that of model.safetensors 896 x 128"):
+        quantize(plan, tmp_path / "q", calibration=other)
+    assert names_in(tmp_path) == {"model.safetensors"}
+
+
+def test_layers_without_inputs_are_no_other_model(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path)
+    calibration = flux_calibration(plan)
+    seen = {name: group for name, group in calibration.layers.items() if name != LAYER}
+    assert len(check_calibration(plan, replace(calibration, layers=seen))) == 12
+
+
+def test_calibration_fits_the_full_checkpoint_too(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path)
+    tensors = {f"model.diffusion_model.{name}": tensor for name, tensor in load(plan.checkpoint.path).items()}
+    save_file(tensors | {"vae.decoder.conv_in.weight": torch.zeros(2, 2, 3, 3)}, tmp_path / "full")
+    full = make_plan(open_checkpoint(tmp_path / "full"), Settings())
+    quantize(full, tmp_path / "q", calibration=flux_calibration(plan, tokens=6000))
+    record = json.loads(open_checkpoint(tmp_path / "q").metadata["tpec_calibrated"])
+    assert set(record) == {layer.layer for layer in full.of("quantize")}
+    assert verify(tmp_path / "full", tmp_path / "q").corrected == 13
+
+
+@pytest.mark.parametrize(("tokens", "corrected"), [(6000, 13), (200, 0)])
+def test_header_says_what_was_calibrated(tmp_path: Path, tokens: int, corrected: int) -> None:
+    """Few tokens do not steer the bias, so it stays."""
+    plan = flux_plan(tmp_path)
+    calibration = flux_calibration(plan, tokens=tokens)
+    quantize(plan, tmp_path / "q", calibration=calibration)
+    record = json.loads(open_checkpoint(tmp_path / "q").metadata["tpec_calibrated"])
+    assert set(record) == {layer.layer for layer in plan.of("quantize")}
+    assert sum(length is not None for length in record.values()) == corrected
+    if corrected:
+        assert record[LAYER] == pytest.approx(calibration.stats(LAYER).mean.norm().item(), rel=1e-3)
+    result = verify(tmp_path / "model.safetensors", tmp_path / "q")
+    assert result.ok and result.corrected == corrected
+    for settings in (Settings(), Settings(method="nearest")):
+        quantize(make_plan(plan.checkpoint, settings), tmp_path / "free", overwrite=True)
+        assert open_checkpoint(tmp_path / "free").metadata["tpec_calibrated"] == "{}"
 
 
 def test_input_scales_for_fp8_matmul(tmp_path: Path) -> None:

@@ -211,6 +211,31 @@ def test_working_file_without_a_synced_line_is_begun_anew(source: Path, tmp_path
     assert sha256(output) == sha256(tmp_path / "whole")
 
 
+def test_input_scales_of_other_statistics_are_not_resumed(source: Path, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding to nearest asks nothing of the statistics, the input scales in the file do."""
+    output = tmp_path / "q.safetensors"
+    plan = make_plan(open_checkpoint(source), Settings(method="nearest", matmul="fp8"))
+    layers = {layer.local_layer: layer.shape for layer in plan.of("quantize")}
+    monkeypatch.setattr("tpec.spool._SYNC_BYTES", 1)
+
+    def calibration(size: float) -> Calibration:
+        groups = {name: stats(shape[1], size) for name, shape in layers.items()}
+        return Calibration(groups, {name: name for name in layers}, "hash")
+
+    def stop(event) -> None:
+        if event.index == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(plan, output, calibration=calibration(1.0), progress=stop, resume=True)
+    with pytest.raises(TpecError, match="a setting changed"):
+        quantize(plan, output, calibration=calibration(2.0), resume=True)
+    quantize(plan, output, calibration=calibration(1.0), resume=True)
+    quantize(plan, tmp_path / "whole", calibration=calibration(1.0))
+    assert sha256(output) == sha256(tmp_path / "whole")
+
+
 def test_job_digest_follows_everything_that_matters(source: Path) -> None:
     from tpec.layout import make_layout
 

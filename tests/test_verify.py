@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from samples import load, save_flux
+from samples import generator, load, save_flux
 
+from tpec.calibration import Calibration, InputStats
 from tpec.checkpoint import open_checkpoint
 from tpec.errors import TpecError
 from tpec.pipeline import quantize
@@ -108,6 +109,8 @@ DAMAGE = {
                     "key_norm.scale is in FP8 but"),
     "empty tensor as FP8": (put("empty", torch.zeros(0).to(torch.float8_e4m3fn)), "empty is in FP8 but"),
     "NaN bias": (put(f"{LAYER}.bias", torch.full((896,), float("nan")).bfloat16()), f"{LAYER}.bias holds NaN"),
+    "bias of an FP8 layer": (one_bit(f"{LAYER}.bias"), f"{LAYER}.bias changed, and the header does not call it"),
+    "bias of a kept layer": (one_bit("img_in.bias"), "img_in.bias should be unchanged"),
     "unknown tensor": (put("stray.weight", torch.zeros(2)), "stray.weight is in the result but not in the original"),
     "scale of no layer": (put("stray.weight_scale", torch.ones(())), "stray.weight_scale is in the result"),
 }
@@ -121,6 +124,78 @@ def test_damage_is_found(folder: Path, tmp_path: Path, case: str, form: str) -> 
     assert not result.ok
     assert any(words in fault for fault in result.faults), result.faults
     assert result.text().startswith(f"{len(result.faults)} fault(s):")
+
+
+def test_bias_may_be_anything_finite_where_nothing_is_recorded(folder: Path, tmp_path: Path) -> None:
+    """Files of earlier versions and of other programs do not say which layers were calibrated."""
+    bias = put(f"{LAYER}.bias", torch.ones(896).bfloat16())
+    assert damaged(folder, tmp_path / "old", bias, metadata={"other": "x"}).ok
+    kept = damaged(folder, tmp_path / "old", one_bit("img_in.bias"), metadata={"other": "x"})
+    assert kept.faults == ["img_in.bias should be unchanged and is not."]
+    bias = put(f"{LAYER}.bias", torch.full((896,), float("inf")).bfloat16())
+    assert damaged(folder, tmp_path / "old", bias, metadata={"other": "x"}).faults == [
+        f"{LAYER}.bias holds NaN or infinite values."]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"x": "y"}', "[" * 100_000])
+def test_unreadable_record_of_calibrated_layers_is_found(folder: Path, tmp_path: Path, text: str) -> None:
+    result = damaged(folder, tmp_path / "bad", lambda tensors: None, metadata={"tpec_calibrated": text})
+    assert result.faults == ["The header's tpec_calibrated cannot be read."]
+
+
+@pytest.fixture(scope="module")
+def corrected(folder: Path) -> Path:
+    """A result whose single block was calibrated; its biases make up for the mean error. Biases are of usual size."""
+    make = generator(1)
+    plan = make_plan(open_checkpoint(folder / "model.safetensors"), Settings())
+    groups, layers = {}, {}
+    for layer in plan.of("quantize"):
+        if layer.layer.startswith("single_blocks"):
+            width = layer.shape[1]
+            x = torch.randn(20 * width, width, generator=make) + torch.randn(width, generator=make) / 2
+            groups[layer.layer] = InputStats(x.mean(0), x.abs().max().item(), len(x), x.T @ x / len(x))
+            layers[layer.layer] = layer.layer
+    quantize(plan, folder / "calibrated", calibration=Calibration(groups, layers, "h"))
+    return folder
+
+
+def test_corrected_biases_are_good(corrected: Path) -> None:
+    result = verify(corrected / "model.safetensors", corrected / "calibrated")
+    assert result.ok, result.text()
+    assert result.corrected == 3 and "3 biases are corrected" in result.text()
+    assert result.kept == len(load(corrected / "model.safetensors")) - 13 - 3
+    record = json.loads(open_checkpoint(corrected / "calibrated").metadata["tpec_calibrated"])
+    assert len(record) == 3 and all(5 < length < 20 for length in record.values())
+
+
+def one_value(bias: torch.Tensor) -> torch.Tensor:
+    bias[5] += 0.5
+    return bias
+
+
+BIASES = {"lost": torch.zeros_like, "negative": torch.neg, "another order": lambda bias: bias.roll(1),
+          "another size": lambda bias: bias * 1.5, "one value": one_value, "ones": torch.ones_like}
+
+
+@pytest.mark.parametrize("case", BIASES)
+def test_changes_that_no_rounding_explains_are_found(corrected: Path, tmp_path: Path, case: str) -> None:
+    result = damaged(corrected, tmp_path / "bad",
+                     lambda tensors: tensors.update({f"{LAYER}.bias": BIASES[case](tensors[f"{LAYER}.bias"])}),
+                     "calibrated")
+    assert len(result.faults) == 1
+    assert f"{LAYER}.bias changed by more than its layer's rounding explains" in result.faults[0]
+
+
+def test_bias_of_a_layer_without_calibration_stays(corrected: Path, tmp_path: Path) -> None:
+    name = "double_blocks.0.img_mlp.0.bias"
+    result = damaged(corrected, tmp_path / "bad", one_bit(name), "calibrated")
+    assert result.faults == [f"{name} changed, and the header does not call it corrected."]
+
+
+def test_order_of_the_tensors_does_not_matter(corrected: Path, tmp_path: Path) -> None:
+    source = load(corrected / "model.safetensors")
+    save_file({name: source[name] for name in sorted(source, reverse=True)}, tmp_path / "model.safetensors")
+    assert verify(tmp_path / "model.safetensors", corrected / "calibrated").corrected == 3
 
 
 @pytest.mark.parametrize("form", ["comfy_quant", "universal"])

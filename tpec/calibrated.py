@@ -1,16 +1,18 @@
 """From statistics of the real inputs to the metric that rounding uses, and to what the file says about each layer."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
 
-from .calibration import Calibration, InputStats, hash_layers
+from .calibration import Calibration, InputStats
 from .errors import TpecError
 from .families import QUANTIZE
 from .grid import FP8_MAX
 from .layout import LayerOptions
 from .metric import DenseMetric
 from .plan import Plan
+from .work import Task
 
 #: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
 _CENTRING = 0.95
@@ -55,11 +57,6 @@ def calibrated_metric(stats: InputStats, has_bias: bool, device: torch.device) -
     raise TpecError("The calibration holds a matrix that is not positive: collect it anew.")
 
 
-def layer_hash(plan: Plan) -> str:
-    """The hash that a calibration of this checkpoint's quantizable layers carries."""
-    return hash_layers({layer.local_layer: layer.shape for layer in plan.of(QUANTIZE)})
-
-
 def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
     """Names (in the file) of the layers it covers. Raises TpecError when it is of another model."""
     layers = plan.of(QUANTIZE)
@@ -79,7 +76,38 @@ def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
     if not covered:
         raise TpecError(f"The calibration is of another model: it knows none of the {len(layers)} layers of "
                         f"{plan.checkpoint.name}.")
+    _check_shapes(plan, calibration.shapes)
     return tuple(layer.layer for layer in covered)
+
+
+def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Hold the plan's layers against those of the model that was calibrated, as far as the calibration tells them.
+
+    A layer that merely saw no input is no fault, one that the model did not have is: smaller relatives of a model have
+    part of its layers under the same names.
+    """
+    include = plan.settings.include
+    for layer in plan.of(QUANTIZE) if shapes else ():
+        shape = shapes.get(layer.local_layer)
+        if shape is None and not (include and re.search(include, layer.name)):
+            raise TpecError(f"The calibration is of another model: that one had no layer '{layer.local_layer}', "
+                            f"{plan.checkpoint.name} has.")
+        if shape is not None and shape != layer.shape:
+            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' is "
+                            f"{' x '.join(map(str, shape))}, that of {plan.checkpoint.name} "
+                            f"{' x '.join(map(str, layer.shape))}.")
+
+
+def calibration_record(tasks: Iterable[Task], calibration: Calibration | None) -> dict[str, float | None]:
+    """The calibrated layers among `tasks`, for the file's header: |E[x]| where the bias makes up for it, else None."""
+    record: dict[str, float | None] = {}
+    for task in tasks if calibration is not None else ():
+        stats = calibration.stats(task.layer.local_layer) if task.quantize else None
+        if stats is not None:
+            corrects = centred(stats, task.bias is not None)
+            # Few digits, so that the header does not depend on the order of summation.
+            record[task.layer.layer] = float(f"{stats.mean.double().norm().item():.4g}") if corrects else None
+    return record
 
 
 def layer_options(plan: Plan, calibration: Calibration | None) -> Mapping[str, LayerOptions]:

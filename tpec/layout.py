@@ -14,6 +14,10 @@ from .dtypes import ITEM_BYTES, byte_count
 from .families import DROP, QUANTIZE
 from .plan import LayerPlan, Plan
 
+#: Header metadata: a JSON object of the calibrated layers. The value is |E[x]| of the layer's input where the bias
+#: makes up for the mean error, null where the bias is the original's. Files of earlier versions lack it.
+CALIBRATED_KEY = "tpec_calibrated"
+
 _ALIGNMENT = 8
 
 
@@ -46,8 +50,12 @@ class LayerOptions:
     full_precision: bool = True
 
 
-def make_layout(plan: Plan, options: Mapping[str, LayerOptions]) -> Layout:
-    """Lay out the result of `plan`; `options` by layer name, missing ones are the settings' own."""
+def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
+                calibrated: Mapping[str, float | None] | None = None) -> Layout:
+    """Lay out the result of `plan`; `options` by layer name, missing ones are the settings' own.
+
+    `calibrated` is the record of `calibration_record`, kept in the header; verifying a file relies on it.
+    """
     default = LayerOptions(full_precision=plan.settings.matmul == "full_precision")
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     constants: dict[str, bytes] = {}
@@ -65,7 +73,7 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions]) -> Layout:
         marker = 2 if plan.settings.matmul == "full_precision" else 0
         shapes[f"{plan.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
         constants[f"{plan.prefix}scaled_fp8"] = bytes(marker)
-    return _place(shapes, constants, _metadata(plan, described))
+    return _place(shapes, constants, _metadata(plan, described, calibrated or {}))
 
 
 def scalar_names(layer: str, plan: Plan) -> tuple[str, ...]:
@@ -112,13 +120,15 @@ def _add_layer(shapes: dict[str, tuple[str, tuple[int, ...]]], constants: dict[s
                 constants[f"{layer.layer}.{key}"] = float32_bytes(choice.input_scale)
 
 
-def _metadata(plan: Plan, described: Mapping[str, dict[str, object]]) -> dict[str, str]:
+def _metadata(plan: Plan, described: Mapping[str, dict[str, object]],
+              calibrated: Mapping[str, float | None]) -> dict[str, str]:
     metadata = dict(plan.checkpoint.metadata)
     if plan.settings.format == "universal":
         metadata["_quantization_metadata"] = json.dumps({"format_version": "1.0", "layers": described})
     recipe = {"version": __version__, "source": plan.checkpoint.name, "family": plan.family.name,
               **plan.settings.recipe()}
     metadata["tpec"] = json.dumps(recipe)
+    metadata[CALIBRATED_KEY] = json.dumps(dict(calibrated))
     return metadata
 
 

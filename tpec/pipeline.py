@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from . import spool
-from .calibrated import check_calibration, layer_options
+from .calibrated import calibration_record, check_calibration, layer_options
 from .calibration import Calibration
 from .checkpoint import Reader
 from .compute import Compute
@@ -96,9 +96,16 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
 def _prepare(plan: Plan, output: Path, calibration: Calibration | None, overwrite: bool, resume: bool,
              world: World) -> Job:
     check_output(plan, output, overwrite)
-    calibrated = check_calibration(plan, calibration) if calibration and plan.settings.method == "tpec" else ()
-    layout = make_layout(plan, layer_options(plan, calibration))
-    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if calibrated else ""}
+    if plan.settings.method == "nearest" and plan.settings.matmul == "full_precision":
+        calibration = None
+    covered = check_calibration(plan, calibration) if calibration else ()
+    # Rounding to nearest has no use for statistics; the input scales of fp8 matmul come from them all the same.
+    steering = calibration if plan.settings.method == "tpec" else None
+    coupled = frozenset(layer.layer for layer in plan.of(QUANTIZE)
+                        if steering and layer.local_layer in steering.outputs)
+    tasks = make_tasks(plan, frozenset(covered if steering else ()), coupled)
+    layout = make_layout(plan, layer_options(plan, calibration), calibration_record(tasks, steering))
+    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if covered else ""}
     digest = spool.job_digest(layout, plan.checkpoint.identity(), recipe)
     outcome: dict | TpecError = {}
     if world.rank == 0:
@@ -112,10 +119,7 @@ def _prepare(plan: Plan, output: Path, calibration: Calibration | None, overwrit
     outcome = world.share(outcome)
     if isinstance(outcome, TpecError):
         raise outcome
-    coupled = frozenset(layer.layer for layer in plan.of(QUANTIZE)
-                        if calibrated and layer.local_layer in calibration.outputs)
-    tasks = make_tasks(plan, frozenset(calibrated), coupled)
-    return Job(plan, output, layout, digest, calibration if calibrated else None, tasks, outcome)
+    return Job(plan, output, layout, digest, steering, tasks, outcome)
 
 
 def _group(job: Job, task: Task) -> object:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import torch
 
 from .checkpoint import Checkpoint, Reader, open_checkpoint
 from .dtypes import FLOATS
+from .explain import mean_length
+from .layout import CALIBRATED_KEY
 
 #: No rounding of a layer that a model could live with is worse than this; a lost scale is far above it.
 _WORST_ERROR = 0.2
+#: A corrected bias may ask for a mean input this much longer than the recorded one: it was computed in float32.
+_LONGER = 1.02
 _ROWS_ITEMS = 1 << 23
 _SCALES = ("weight_scale", "scale_weight")
 _EXTRAS = (*_SCALES, "comfy_quant", "input_scale", "scale_input")
@@ -19,11 +24,15 @@ _EXTRAS = (*_SCALES, "comfy_quant", "input_scale", "scale_input")
 
 @dataclass
 class VerifyResult:
-    """Faults in sentences (none: the file is good), and the relative error |Q - W| / |W| of every FP8 layer."""
+    """Faults in sentences (none: the file is good), and the relative error |Q - W| / |W| of every FP8 layer.
+
+    `kept` counts tensors that are bit-exact, `corrected` biases that make up for their layer's rounding.
+    """
 
     faults: list[str] = field(default_factory=list)
     errors: dict[str, float] = field(default_factory=dict)
     kept: int = 0
+    corrected: int = 0
 
     @property
     def ok(self) -> bool:
@@ -32,31 +41,54 @@ class VerifyResult:
     def text(self) -> str:
         worst = max(self.errors.items(), key=lambda item: item[1], default=("-", 0.0))
         lines = [f"{len(self.errors)} FP8 layers read back, worst relative error {worst[1]:.4f} ({worst[0]}); "
-                 f"{self.kept} kept tensors are bit-exact"]
+                 f"{self.kept} kept tensors are bit-exact"
+                 + (f", {self.corrected} biases are corrected" if self.corrected else "")]
         if self.faults:
             lines = [f"{len(self.faults)} fault(s):", *self.faults[:20]]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Both files, and what the result's header says of its FP8 and its calibrated layers, None where it does not."""
+
+    source: Checkpoint
+    result: Checkpoint
+    before: Reader
+    after: Reader
+    described: Mapping[str, object] | None
+    calibrated: Mapping[str, float | None] | None
+    outcome: VerifyResult
+
+    def fault(self, sentence: str) -> None:
+        self.outcome.faults.append(sentence)
+
+    def rounded(self, name: str) -> bool:
+        """Whether this tensor is in both files, FP8 in the result and not in the original."""
+        before, after = self.source.tensors.get(name), self.result.tensors.get(name)
+        return before is not None and after is not None and after.dtype == "F8_E4M3" and before.dtype in FLOATS
 
 
 def verify(original: Path | str, quantized: Path | str) -> VerifyResult:
     """Compare two files tensor by tensor in bounded memory. Raises TpecError when one cannot be read at all."""
     source, result = open_checkpoint(original), open_checkpoint(quantized)
     outcome = VerifyResult()
-    header = _header_layers(result, outcome)
     with Reader(source) as before, Reader(result) as after:
+        files = _Files(source, result, before, after, _header_layers(result, outcome),
+                       _calibrated_layers(result, outcome), outcome)
         for name, info in source.tensors.items():
             if name not in result.tensors:
                 if not _may_be_dropped(name):
-                    outcome.faults.append(f"{name} is missing.")
+                    files.fault(f"{name} is missing.")
             elif result.tensors[name].shape != info.shape:
-                outcome.faults.append(f"{name} has shape {result.tensors[name].shape} instead of {info.shape}.")
-            elif result.tensors[name].dtype == "F8_E4M3" and info.dtype in FLOATS:
-                _check_layer(name, before, after, result, header, outcome)
+                files.fault(f"{name} has shape {result.tensors[name].shape} instead of {info.shape}.")
+            elif files.rounded(name):
+                _check_layer(name, files)
             else:
-                _check_kept(name, before, after, source, result, outcome)
+                _check_kept(name, files)
     _check_extras(source, result, outcome)
     if not outcome.errors:
-        outcome.faults.append("No layer is in FP8.")
+        files.fault("No layer is in FP8.")
     return outcome
 
 
@@ -75,43 +107,70 @@ def _header_layers(result: Checkpoint, outcome: VerifyResult) -> dict[str, objec
         return None
 
 
-def _check_layer(name: str, before: Reader, after: Reader, result: Checkpoint, header: dict[str, object] | None,
-                 outcome: VerifyResult) -> None:
-    layer = name.removesuffix(".weight")
+def _calibrated_layers(result: Checkpoint, outcome: VerifyResult) -> dict[str, float | None] | None:
+    """The record of calibrated layers; None in files of earlier versions and of other programs."""
+    text = result.metadata.get(CALIBRATED_KEY)
+    if text is None:
+        return None
+    try:
+        return {name: None if length is None else abs(float(length)) for name, length in json.loads(text).items()}
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        outcome.faults.append(f"The header's {CALIBRATED_KEY} cannot be read.")
+        return None
+
+
+def _check_layer(name: str, files: _Files) -> None:
+    layer, result, header = name.removesuffix(".weight"), files.result, files.described
     shape = result.tensors[name].shape
     if not name.endswith(".weight") or len(shape) != 2 or 0 in shape:
-        outcome.faults.append(f"{name} is in FP8 but is no weight of a Linear: ComfyUI does not apply a scale there.")
+        files.fault(f"{name} is in FP8 but is no weight of a Linear: ComfyUI does not apply a scale there.")
         return
-    found = {key: after.tensor(f"{layer}.{key}") for key in _SCALES if f"{layer}.{key}" in result.tensors}
+    found = {key: files.after.tensor(f"{layer}.{key}") for key in _SCALES if f"{layer}.{key}" in result.tensors}
     bad = [key for key, scale in found.items() if scale.dtype != torch.float32 or scale.numel() != 1
            or not math.isfinite(scale.item()) or scale.item() <= 0]
     if not found or bad or len({scale.item() for scale in found.values()}) != 1:
-        outcome.faults.append(f"{layer} has no single positive float32 scale.")
+        files.fault(f"{layer} has no single positive float32 scale.")
         return
-    described = _described(layer, after, result, outcome)
+    described = _described(layer, files)
     if "weight_scale" in found and described is None and (header is None or layer not in header or _tells(result)):
-        outcome.faults.append(f"{layer} has a weight_scale but nothing tells ComfyUI to use it (no comfy_quant).")
+        files.fault(f"{layer} has a weight_scale but nothing tells ComfyUI to use it (no comfy_quant).")
     if "weight_scale" not in found and not _marked(name, result):
-        outcome.faults.append(f"{layer} has a scale_weight but nothing tells ComfyUI to use it (no scaled_fp8 marker).")
+        files.fault(f"{layer} has a scale_weight but nothing tells ComfyUI to use it (no scaled_fp8 marker).")
     if header is not None and layer not in header:
-        outcome.faults.append(f"{layer} is not listed in the header's _quantization_metadata.")
-    error = _relative_error(before.tensor(name), after.tensor(name), next(iter(found.values())))
-    outcome.errors[layer] = error
+        files.fault(f"{layer} is not listed in the header's _quantization_metadata.")
+    change = _bias_change(layer, files)
+    scale = next(iter(found.values()))
+    error, errors = _measure(files.before.tensor(name), files.after.tensor(name), scale, change is not None)
+    files.outcome.errors[layer] = error
     if not error <= _WORST_ERROR:
-        outcome.faults.append(f"{layer} is off by {error:.3f} relative to the original: it is not a rounding of it.")
+        files.fault(f"{layer} is off by {error:.3f} relative to the original: it is not a rounding of it.")
+    elif change is not None:
+        _check_change(layer, errors, change, files)
 
 
-def _described(layer: str, after: Reader, result: Checkpoint, outcome: VerifyResult) -> object:
+def _check_change(layer: str, errors: torch.Tensor, change: torch.Tensor, files: _Files) -> None:
+    """Q - W [out, in] must explain what was added to the bias, as far as storing that allows."""
+    bias, known = files.after.tensor(f"{layer}.bias"), files.calibrated[layer]
+    unit = max(torch.finfo(bias.dtype).eps, torch.finfo(torch.float32).eps) / 2
+    slack = bias.double().abs() * unit + torch.finfo(bias.dtype).smallest_normal
+    length = mean_length(errors, change, slack)
+    if not length <= _LONGER * known:
+        files.fault(f"{layer}.bias changed by more than its layer's rounding explains: the mean input is {known:.3g} "
+                    f"long and would have to be {length:.3g} at least.")
+
+
+def _described(layer: str, files: _Files) -> object:
     name = f"{layer}.comfy_quant"
-    info = result.tensors.get(name)
+    info = files.result.tensors.get(name)
     if info is None:
         return None
     try:
-        described = json.loads(bytes(after.tensor(name).tolist())) if (info.dtype, len(info.shape)) == ("U8", 1) else {}
+        fits = (info.dtype, len(info.shape)) == ("U8", 1)
+        described = json.loads(bytes(files.after.tensor(name).tolist())) if fits else {}
     except (ValueError, RecursionError):
         described = {}
     if not isinstance(described, dict) or described.get("format") != "float8_e4m3fn":
-        outcome.faults.append(f"{name} does not say float8_e4m3fn.")
+        files.fault(f"{name} does not say float8_e4m3fn.")
     return described
 
 
@@ -126,43 +185,59 @@ def _marked(name: str, result: Checkpoint) -> bool:
     return any(name.startswith(marker.removesuffix("scaled_fp8")) for marker in markers)
 
 
-def _relative_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> float:
+def _bias_change(layer: str, files: _Files) -> torch.Tensor | None:
+    """What was added to a bias that the header calls corrected, float64 [out]; None for every other."""
+    before, after = (part.tensors.get(f"{layer}.bias") for part in (files.source, files.result))
+    if (files.calibrated or {}).get(layer) is None or before is None or after is None:
+        return None
+    rows = files.result.tensors[f"{layer}.weight"].shape[:1]
+    if before.dtype != after.dtype or after.dtype not in FLOATS or not before.shape == after.shape == rows:
+        return None
+    return files.after.tensor(after.name).double() - files.before.tensor(before.name).double()
+
+
+def _measure(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor,
+             keep: bool) -> tuple[float, torch.Tensor | None]:
+    """|Q - W| / |W|, and if asked Q - W [out, in] itself in float32."""
     step = max(1, _ROWS_ITEMS // max(weight.shape[1], 1))
     top = weight.abs().max().double().item() or 1.0
     error2 = norm2 = 0.0
+    kept = torch.empty(weight.shape) if keep else None
     for begin in range(0, len(weight), step):
         # In units of the largest weight, so that neither tiny nor huge weights leave float32's range.
         part = weight[begin:begin + step].double() / top
         restored = codes[begin:begin + step].double() * (scale.double() / top)
-        error2 += (restored - part).square().sum().item()
         norm2 += part.square().sum().item()
-    return math.sqrt(error2 / norm2) if norm2 else math.sqrt(error2)
+        errors = restored - part
+        error2 += errors.square().sum().item()
+        if kept is not None:
+            kept[begin:begin + step] = errors * top
+    return math.sqrt(error2 / norm2) if norm2 else math.sqrt(error2), kept
 
 
-def _check_kept(name: str, before: Reader, after: Reader, source: Checkpoint, result: Checkpoint,
-                outcome: VerifyResult) -> None:
-    if source.tensors[name].dtype != result.tensors[name].dtype:
-        outcome.faults.append(f"{name} changed its dtype from {source.tensors[name].dtype} to "
-                              f"{result.tensors[name].dtype} without a scale.")
-        return
-    same = _same_bytes(name, before, after, source, result)
-    corrected = name.endswith(".bias") and f"{name.removesuffix('.bias')}.weight" in outcome.errors
-    if same:
-        outcome.kept += 1
-    elif not name.endswith(".bias"):
-        outcome.faults.append(f"{name} should be unchanged and is not.")
-    elif not corrected and result.tensors.get(f"{name.removesuffix('.bias')}.weight", None) is None:
-        outcome.faults.append(f"{name} changed without its layer.")
-    elif not bool(after.tensor(name).isfinite().all()):
-        outcome.faults.append(f"{name} holds NaN or infinite values.")
+def _check_kept(name: str, files: _Files) -> None:
+    before, after = files.source.tensors[name], files.result.tensors[name]
+    if before.dtype != after.dtype:
+        files.fault(f"{name} changed its dtype from {before.dtype} to {after.dtype} without a scale.")
+    elif _same_bytes(name, files):
+        files.outcome.kept += 1
+    elif not name.endswith(".bias") or not files.rounded(f"{name.removesuffix('.bias')}.weight"):
+        files.fault(f"{name} should be unchanged and is not.")
+    elif not bool(files.after.tensor(name).isfinite().all()):
+        files.fault(f"{name} holds NaN or infinite values.")
+    elif files.calibrated is not None and _bias_change(name.removesuffix(".bias"), files) is None:
+        files.fault(f"{name} changed, and the header does not call it corrected.")
+    else:
+        # By how much it may change is seen with its layer.
+        files.outcome.corrected += 1
 
 
-def _same_bytes(name: str, before: Reader, after: Reader, source: Checkpoint, result: Checkpoint) -> bool:
-    first, second = source.tensors[name], result.tensors[name]
+def _same_bytes(name: str, files: _Files) -> bool:
+    first, second = files.source.tensors[name], files.result.tensors[name]
     for offset in range(0, first.nbytes, _ROWS_ITEMS):
         pieces = [bytearray(min(_ROWS_ITEMS, first.nbytes - offset)) for _ in range(2)]
-        before.read_into(first, memoryview(pieces[0]), offset)
-        after.read_into(second, memoryview(pieces[1]), offset)
+        files.before.read_into(first, memoryview(pieces[0]), offset)
+        files.after.read_into(second, memoryview(pieces[1]), offset)
         if pieces[0] != pieces[1]:
             return False
     return True

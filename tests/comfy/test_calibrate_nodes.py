@@ -14,6 +14,7 @@ import torch
 from comfy_server import REPOSITORY, ComfyServer
 
 from tpec.calibration_file import load_calibration
+from tpec.verify import verify
 
 
 def calibrating(model: str, first: int = 32, count: int = 4, steps: int = 6, runs: int = 1, seed: int = 5,
@@ -46,7 +47,10 @@ def velocity_ratio(file: Path) -> float:
 def test_a_little_calibration_beats_none_by_far(server: ComfyServer, tinyflux: str, figures):
     outcome = server.succeed(calibrated(tinyflux, "calibrated"))
     assert "activation" in outcome.text("quantize")
-    ratio = velocity_ratio(server.models / "diffusion_models" / "calibrated.safetensors")
+    folder = server.models / "diffusion_models"
+    result = verify(folder / tinyflux, folder / "calibrated.safetensors")
+    assert result.ok and result.corrected, result.text()
+    ratio = velocity_ratio(folder / "calibrated.safetensors")
     figures.append(f"4 prompts x 6 steps of calibration: velocity error {ratio:.3f} x round to nearest's")
     assert ratio < 0.75
 

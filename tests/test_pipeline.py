@@ -5,6 +5,9 @@ import os
 import resource
 import signal
 import subprocess
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,6 +227,43 @@ def test_exception_from_progress_stops_the_run_and_leaves_nothing(
         run(source, tmp_path / "q.safetensors", devices=devices, progress=stop)
     assert names_in(tmp_path) == {"model.safetensors"}
     run(source, tmp_path / "q.safetensors", devices=devices)
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])
+def test_listener_that_raises_once_stops_every_thread(tmp_path: Path, source: Path, devices: tuple[str, ...]) -> None:
+    """ComfyUI forgets the user's interrupt when it has told one thread."""
+    threads: list[int] = []
+    stopped_at: list[int] = []
+
+    def stop(event: Progress) -> None:
+        threads.append(threading.get_ident())
+        # Both lanes, or the writer beside the only one, are at work.
+        if len(set(threads)) == 2 and not stopped_at:
+            stopped_at.append(len(threads))
+            raise ZeroDivisionError("once")
+
+    with pytest.raises(ZeroDivisionError, match="once"):
+        run(source, tmp_path / "q.safetensors", Settings(num_iter=50), devices=devices, progress=stop)
+    assert stopped_at and len(threads) <= stopped_at[0] + 1
+    assert names_in(tmp_path) == {"model.safetensors"}
+
+
+def test_failing_lane_stops_the_other_within_its_layer(tmp_path: Path) -> None:
+    large = torch.randn(1024, 2048, generator=generator())
+    bad = torch.full((1100, 1024), float("nan"))
+    source = save_flux(tmp_path, extra={f"{LINEAR}.weight": large, "single_blocks.0.linear2.weight": bad})
+    calls: Counter[int] = Counter()
+
+    def slow(event: Progress) -> None:
+        calls[threading.get_ident()] += 1
+        time.sleep(0.2)
+
+    with pytest.raises(TpecError, match="linear2.weight' holds NaN"):
+        run(source, tmp_path / "q.safetensors", Settings(exclude="double|modulation"), devices=("cpu", "cpu"),
+            progress=slow)
+    # The large layer alone would ask 32 times.
+    assert len(calls) >= 2 and max(calls.values()) < 10
+    assert names_in(tmp_path) == {"model.safetensors"}
 
 
 def test_progress_counts_to_the_end(tmp_path: Path, source: Path) -> None:

@@ -101,7 +101,7 @@ class Compute:
         if stats is None:
             k = settings.top_k or default_rank(weight.shape[1])
             sweeps = SWEEPS_DATA_FREE if settings.num_iter is None else settings.num_iter
-            components = principal_components(weight, largest, k, items)
+            components = principal_components(weight, largest, k, items, tick)
             metric = data_free_metric(components, STRENGTH)
             return quantize_tpec(weight, largest, metric, sweeps, components, items, tick), bias, "weight"
         has_bias = bias is not None

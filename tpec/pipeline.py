@@ -155,7 +155,7 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None,
              in zip(devices, mine, readers, writers, journals, compute, strict=True)]
     try:
         with fast_products(devices):
-            _run_lanes(lanes)
+            _run_lanes(lanes, meter)
     finally:
         for closable in (*readers, *journals, *writers):
             closable.close()
@@ -173,7 +173,7 @@ def _finished(meter: Meter, facts: dict[str, dict[str, object]], task: Task, fac
     meter.advance(task.cost, task.quantize, message)
 
 
-def _run_lanes(lanes: list[Lane]) -> None:
+def _run_lanes(lanes: list[Lane], meter: Meter) -> None:
     if len(lanes) == 1:
         lanes[0].run()
         return
@@ -184,6 +184,7 @@ def _run_lanes(lanes: list[Lane]) -> None:
             lane.run()
         except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
             errors.append(error)
+            meter.stop(error)
             for other in lanes:
                 other.stop()
 
@@ -193,6 +194,9 @@ def _run_lanes(lanes: list[Lane]) -> None:
     try:
         while any(thread.is_alive() for thread in threads):
             time.sleep(_POLL)
+    except BaseException as error:
+        meter.stop(error)
+        raise
     finally:
         for lane in lanes:
             lane.stop()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from .metric import LowRankMetric
+from .rounding import Tick, no_tick
 
 _POWER_STEPS = 3
 #: The first pair alone is needed to more digits: extra steps on a narrow basis.
@@ -38,7 +39,8 @@ def row_chunks(rows: int, columns: int, items: int, multiple: int = 1) -> list[t
     return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
 
 
-def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, items: int) -> Components:
+def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, items: int,
+                         tick: Tick = no_tick) -> Components:
     """Randomized subspace iteration (Halko et al. 2011, arXiv:0909.4061) on W [rows, n] of any float dtype.
 
     Works through chunks of about `items` weights in float32, so W is never held in float32 as a whole, and in units of
@@ -50,9 +52,9 @@ def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, it
     width = min(max(k, _NARROW), rows, n)
     basis = _start(n, width, weight.device)
     for step in range(_POWER_STEPS):
-        basis = _orthonormal(_gram_product(weight, unit, basis, chunks), 3 if step == _POWER_STEPS - 1 else 1)
+        basis = _orthonormal(_gram_product(weight, unit, basis, chunks, tick), 3 if step == _POWER_STEPS - 1 else 1)
     # Orthogonal iteration brings the leading directions to the front.
-    first = _first_vector(weight, unit, basis[:, :_NARROW], chunks)
+    first = _first_vector(weight, unit, basis[:, :_NARROW], chunks, tick)
     left = torch.cat([weight[a:b].float() @ (first / unit) for a, b in chunks])
     sigma = left.norm().clamp(min=torch.finfo(torch.float32).tiny)
     return Components(basis[:, : min(k, width)].contiguous(), first, left / sigma, sigma, unit)
@@ -70,11 +72,11 @@ def forget_starts() -> None:
 
 
 def _first_vector(weight: torch.Tensor, unit: torch.Tensor, basis: torch.Tensor,
-                  chunks: list[tuple[int, int]]) -> torch.Tensor:
+                  chunks: list[tuple[int, int]], tick: Tick) -> torch.Tensor:
     for _ in range(_NARROW_STEPS):
-        basis = _orthonormal(_gram_product(weight, unit, basis, chunks), 1)
+        basis = _orthonormal(_gram_product(weight, unit, basis, chunks, tick), 1)
     basis = _orthonormal(basis, 2)
-    small = basis.mT @ _gram_product(weight, unit, basis, chunks)
+    small = basis.mT @ _gram_product(weight, unit, basis, chunks, tick)
     return basis @ torch.linalg.eigh((small + small.mT) / 2)[1][:, -1]
 
 
@@ -94,12 +96,13 @@ def _orthonormal(basis: torch.Tensor, passes: int) -> torch.Tensor:
 
 
 def _gram_product(weight: torch.Tensor, unit: torch.Tensor, basis: torch.Tensor,
-                  chunks: list[tuple[int, int]]) -> torch.Tensor:
+                  chunks: list[tuple[int, int]], tick: Tick) -> torch.Tensor:
     """W^T W B, chunk by chunk, with W in units of `unit`."""
     product = torch.zeros_like(basis)
     for begin, end in chunks:
         part = weight[begin:end].float()
         product.addmm_(part.mT, (part @ (basis / unit)) / unit)
+        tick()
     return product
 
 

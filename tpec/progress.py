@@ -37,6 +37,7 @@ class Meter:
         self._lock = threading.Lock()
         self._begun = time.monotonic()
         self._layer = self._message = ""
+        self._error: BaseException | None = None
 
     def begin(self, layer: str) -> None:
         """A lane starts on a layer."""
@@ -53,13 +54,24 @@ class Meter:
         self.tick()
 
     def tick(self) -> None:
-        """Give the listener a chance to show something or to stop the run."""
+        """Give the listener a chance to show something or to stop the run, by an exception that every lane gets."""
+        if self._error is not None:
+            raise self._error
         if self._report is None:
             return
         with self._lock:
             event = Progress(self._done, self._total, self._layer, self._index, self._count, self._message,
                              self._eta())
-        self._report(event)
+        try:
+            self._report(event)
+        except BaseException as error:
+            self.stop(error)
+            raise
+
+    def stop(self, error: BaseException) -> None:
+        """What ended one thread's work ends the others' within a moment: from now on every tick raises `error`."""
+        with self._lock:
+            self._error = self._error or error
 
     def _eta(self) -> float | None:
         own = self._done - self._resumed

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -11,9 +12,13 @@ import comfy.utils
 import torch
 from server import PromptServer
 
+from ..tpec.errors import TpecError
 from ..tpec.progress import Progress
 
 log = logging.getLogger(__name__)
+
+#: The device combo's word for every GPU of this machine.
+ALL_GPUS = "all GPUs"
 
 _TEXT_SECONDS = 0.25
 _STEPS = 1000
@@ -53,45 +58,70 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
+def gpus() -> list[str]:
+    """The GPUs of this machine that the engine can use: none where ComfyUI itself computes on something else."""
+    if memory.get_torch_device().type != "cuda":
+        return []
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
 def device_choices() -> list[str]:
-    """The device combo: ComfyUI's own choice, the CPU, and each GPU where there are several."""
-    every = getattr(memory, "get_all_torch_devices", list)()  # ComfyUI 0.23 and later
-    several = [str(device) for device in every] if len(every) > 1 else []
-    return ["auto", "cpu", *several]
+    """The device combo: ComfyUI's own choice, the CPU, and where there are several GPUs all of them or each."""
+    several = gpus()
+    return ["auto", "cpu", *([ALL_GPUS, *several] if len(several) > 1 else [])]
 
 
-def torch_device(choice: str) -> torch.device:
-    """The device to compute on; the CPU where PyTorch cannot hold float8 tensors on ComfyUI's own (Apple, DirectML)."""
-    device = memory.get_torch_device() if choice == "auto" else torch.device(choice)
-    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
+def torch_devices(choice: str) -> tuple[torch.device, ...]:
+    """The devices that share the work. Raises TpecError when one is not there.
+
+    `choice` is one of the combo's, or several devices separated by commas. `auto` is the CPU where PyTorch cannot hold
+    float8 tensors on ComfyUI's own device (Apple, DirectML).
+    """
+    if choice == "auto":
+        device = memory.get_torch_device()
+        return (device if device.type in ("cpu", "cuda") else torch.device("cpu"),)
+    there = gpus()
+    names = there if choice == ALL_GPUS else [name.strip() for name in choice.split(",")]
+    unknown = [name for name in names if name not in ("cpu", *there)]
+    if unknown or not names:
+        missing = f"no device '{unknown[0]}'" if unknown else "no GPU"
+        raise TpecError(f"There is {missing} here: choose auto, {', '.join(['cpu', *there])}, or several of them "
+                        "separated by commas.")
+    return tuple(map(torch.device, names))
 
 
 @contextmanager
-def room_on(device: torch.device, nbytes: int) -> Iterator[None]:
-    """Have ComfyUI unload models until `nbytes` are free on `device`; give back what was cached afterwards."""
-    if memory.is_device_cpu(device):
-        yield
-        return
-    memory.free_memory(nbytes, device)
+def room_on(needs: Mapping[torch.device, int]) -> Iterator[None]:
+    """Have ComfyUI unload models until the bytes needed are free on each device; give the cache back afterwards."""
+    cards = {device: nbytes for device, nbytes in needs.items() if not memory.is_device_cpu(device)}
+    for device, nbytes in cards.items():
+        memory.free_memory(nbytes, device)
     try:
         yield
     finally:
-        memory.soft_empty_cache()
+        if cards:
+            memory.soft_empty_cache()
 
 
-def with_cpu_fallback(device: torch.device, nbytes: int, work: Callable[[torch.device], Result]) -> tuple[Result, str]:
-    """Run `work(device)`; when that device's memory is not enough even so, once more on the CPU.
+def with_cpu_fallback(devices: Sequence[torch.device], need: Callable[[torch.device], int],
+                      work: Callable[[Sequence[torch.device]], Result]) -> tuple[Result, str]:
+    """Run `work(devices)`; when the memory of one is not enough even so, once more on the CPU.
 
-    Returns the result and a sentence about the fallback, '' when there was none.
+    `need(device)` are the bytes that one share of the work takes there. Returns the result and a sentence about the
+    fallback, '' when there was none.
     """
+    needs: Counter[torch.device] = Counter()
+    for device in devices:
+        needs[device] += need(device)
     # ComfyUI runs nodes in inference mode, which is per thread: tensors of the engine's own threads would not mix.
     with torch.inference_mode(False), torch.no_grad():
         try:
-            with room_on(device, nbytes):
-                return work(device), ""
+            with room_on(needs):
+                return work(devices), ""
         except memory.OOM_EXCEPTION as error:
-            if memory.is_device_cpu(device):
+            if all(map(memory.is_device_cpu, devices)):
                 raise
-            log.warning("TPEC: out of memory on %s (%s), going on with the CPU.", device, error)
+            names = ", ".join(map(str, needs))
+            log.warning("TPEC: out of memory on %s (%s), going on with the CPU.", names, error)
         memory.soft_empty_cache()
-        return work(torch.device("cpu")), f"{device} had too little memory even so: this was computed on the CPU."
+        return work((torch.device("cpu"),)), f"{names} had too little memory even so: this was computed on the CPU."

@@ -10,7 +10,7 @@ from ..tpec.estimate import estimate
 from ..tpec.families import family_names
 from ..tpec.plan import make_plan
 from ..tpec.settings import Settings
-from .bridge import torch_device
+from .bridge import torch_devices
 from .handles import CATEGORY, CHECKPOINT, CheckpointHandle
 from .paths import source_names, source_path
 
@@ -64,4 +64,4 @@ def describe(handle: CheckpointHandle) -> str:
     except TpecError as error:
         # Not the end yet: the quantize node's include pattern makes unknown layouts possible.
         return f"{handle.checkpoint.name}: not possible with default settings. {error}"
-    return f"{plan.summary()}\n{estimate(plan, torch_device('auto')).text()}"
+    return f"{plan.summary()}\n{estimate(plan, torch_devices('auto')[0]).text()}"

@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io, ui
 
+from ..tpec.errors import TpecError
 from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings
-from .bridge import NodeProgress, device_choices
+from .bridge import NodeProgress, device_choices, torch_devices
 from .handles import CALIBRATION, CATEGORY, CHECKPOINT, QUANTIZED, CalibrationHandle, CheckpointHandle, QuantizeRequest
 from .spool import quantized
 
@@ -43,11 +44,21 @@ class TPECQuantizeFP8(io.ComfyNode):
                 io.String.Input("exclude", default="", optional=True, advanced=True,
                                 tooltip="Regular expression: layers to keep as they are."),
                 io.Combo.Input("device", options=device_choices(), default="auto", optional=True, advanced=True,
-                               tooltip="Where to compute. auto is ComfyUI's own device."),
+                               tooltip="Where to compute. auto is ComfyUI's own device; several GPUs share "
+                                       "the layers."),
             ],
             outputs=[QUANTIZED.Output("quantized"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, device: str | None = None) -> bool | str:
+        # In place of the combo's own check, so that prompts can name several devices.
+        try:
+            torch_devices("auto" if device is None else device)
+        except TpecError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, checkpoint: CheckpointHandle, method: str, format: str, matmul: str,

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from ..tpec import __version__
 from ..tpec.calibration_file import load_calibration
@@ -14,7 +16,7 @@ from ..tpec.estimate import estimate
 from ..tpec.pipeline import quantize
 from ..tpec.plan import Plan, make_plan
 from ..tpec.report import Report
-from .bridge import torch_device, with_cpu_fallback
+from .bridge import torch_devices, with_cpu_fallback
 from .handles import QuantizedHandle, QuantizeRequest
 from .paths import temp_folder
 from .saved import file_state
@@ -26,13 +28,13 @@ _made: dict[str, tuple[QuantizedHandle, tuple[int, int]]] = {}
 
 
 def _content_key(request: QuantizeRequest) -> str:
-    """A hash of all that decides the result's bytes. Raises TpecError when the source is gone."""
+    """A hash of all that decides the result's bytes. Raises TpecError when the source or a device is gone."""
     checkpoint, calibration = request.source.checkpoint, request.calibration
     try:
         source = checkpoint.identity()
     except OSError as error:
         raise TpecError(f"{checkpoint.name} cannot be read any more: {error.strerror}.") from None
-    facts = [__version__, str(checkpoint.path), source, asdict(request.settings), request.device,
+    facts = [__version__, str(checkpoint.path), source, asdict(request.settings), torch_devices(request.device),
              calibration and [str(calibration.path), file_state(calibration.path)]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -61,12 +63,13 @@ def whole(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:
 def _compute(request: QuantizeRequest, key: str, plan: Plan, output: Path, progress: Progress) -> QuantizedHandle:
     calibration = load_calibration(request.calibration.file()) if request.calibration else None
 
-    def work(device) -> Report:
-        return quantize(plan, output, devices=(str(device),), calibration=calibration, progress=progress,
-                        overwrite=True)
+    def need(device: torch.device) -> int:
+        return estimate(plan, device, calibration).device
 
-    device = torch_device(request.device)
-    report, note = with_cpu_fallback(device, estimate(plan, device, calibration).device, work)
+    def work(devices: Sequence[torch.device]) -> Report:
+        return quantize(plan, output, devices=devices, calibration=calibration, progress=progress, overwrite=True)
+
+    report, note = with_cpu_fallback(torch_devices(request.device), need, work)
     return QuantizedHandle(output, key, request, report, (note,) if note else ())
 
 

@@ -104,6 +104,18 @@ def test_file_on_cuda_is_verified_and_repeats(tmp_path: Path) -> None:
         assert reader.tensor("single_blocks.0.linear1.weight").dtype == torch.float8_e4m3fn
 
 
+def test_lanes_on_one_gpu_or_several_give_the_same_bytes(tmp_path: Path) -> None:
+    source = tmp_path / "model.safetensors"
+    write_safetensors(source, demo_tensors(), {})
+    plan = make_plan(open_checkpoint(source), Settings())
+    several = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    quantize(plan, tmp_path / "one", devices=[CUDA])
+    for name, devices in (("two", [CUDA, CUDA]), ("all", several)):
+        report = quantize(plan, tmp_path / name, devices=devices)
+        assert report.device == ", ".join(map(str, devices)) and not report.notes
+        assert (tmp_path / name).read_bytes() == (tmp_path / "one").read_bytes()
+
+
 def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> None:
     source = tmp_path / "model.safetensors"
     write_safetensors(source, demo_tensors(), {})

@@ -65,6 +65,12 @@ def test_quantized_file_is_not_quantized_again(server: ComfyServer, tiny: str):
     assert "quantized already" in outcome.error
 
 
+@pytest.mark.parametrize("device", ["cuda:0", "all GPUs", "cpu,", "cpu,cuda:1", "quantum", ""])
+def test_devices_that_are_not_there_are_refused_before_anything_runs(server: ComfyServer, tiny: str, device: str):
+    with pytest.raises(PromptRefused, match="There is no .* here: choose auto, cpu, or several"):
+        server.queue({**p.quantizing(f"diffusion_models/{tiny}", device=device), **p.saving("never")})
+
+
 @pytest.mark.parametrize("filename", ["../escaped", "a/../../escaped", "/abs/escaped", "C:\\escaped", "..\\escaped",
                                       "con", "a//b", " ", "what?"])
 def test_names_that_lead_elsewhere_are_refused(server: ComfyServer, tiny: str, filename: str):
@@ -140,18 +146,20 @@ def test_emptied_temp_folder_is_made_up_for(server: ComfyServer, tiny: str):
     assert (folder / "before.safetensors").read_bytes() == (folder / "after.safetensors").read_bytes()
 
 
-def test_interrupt_leaves_nothing_and_the_next_prompt_works(server: ComfyServer, tiny: str):
+@pytest.mark.parametrize("device", ["auto", "cpu,cpu"])
+def test_interrupt_leaves_nothing_and_the_next_prompt_works(server: ComfyServer, tiny: str, device: str):
     models.save(models.flux(hidden=2048, double=2, single=2), server.models / "diffusion_models" / "large.safetensors")
     results = server.temp / "tpec" / "results"
     started = set(results.glob("*"))
-    prompt_id = server.queue({**p.quantizing("diffusion_models/large.safetensors"), **p.saving("large_fp8")})
+    prompt_id = server.queue({**p.quantizing("diffusion_models/large.safetensors", device=device),
+                              **p.saving("large_fp8")})
     end = time.monotonic() + 60
     while not set(results.glob("large*")) and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(0.5)
     server.interrupt()
     stopped = server.wait(prompt_id, 30)
-    assert stopped.interrupted and stopped.seconds < 10
+    assert stopped.interrupted and stopped.seconds < 5
     assert leftovers(server) == [] and set(results.glob("*")) == started
     assert not (server.models / "diffusion_models" / "large_fp8.safetensors").exists()
-    server.succeed({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("next")})
+    server.succeed({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("next", if_exists="overwrite")})

@@ -123,6 +123,29 @@ def test_line_cut_by_the_crash_does_not_count(tmp_path: Path, source: Path, stop
     assert sha256(stopped) == sha256(tmp_path / "whole.safetensors")
 
 
+def test_line_cut_by_the_crash_costs_that_line_only(source: Path, stopped: Path) -> None:
+    """What the resumed run finishes is known to the one after it, although the first was killed within a line."""
+    path = journal_paths(stopped)[0]
+    path.write_bytes(path.read_bytes()[:-9])
+    plan = make_plan(open_checkpoint(source), Settings())
+    events = []
+
+    def stop(event) -> None:
+        events.append(event)
+        if len({event.layer for event in events}) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tpec.spool._SYNC_BYTES", 1)
+        with pytest.raises(KeyboardInterrupt):
+            quantize(plan, stopped, progress=stop, resume=True)
+    begun = {line["done"] for line in journal(stopped) if line.get("facts")}
+    assert {f"{event.layer}.weight" for event in events[:1]} <= begun
+    seen = []
+    quantize(plan, stopped, progress=lambda event: seen.append(f"{event.layer}.weight"), resume=True)
+    assert not begun & set(seen)
+
+
 def test_nothing_to_resume_starts_at_the_beginning(tmp_path: Path, source: Path) -> None:
     assert tpec("quantize", source, "-o", tmp_path / "q.safetensors", "--resume", "--quiet", "--method", "nearest") == 0
     assert verify(source, tmp_path / "q.safetensors").ok

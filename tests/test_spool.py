@@ -81,6 +81,39 @@ def test_journal_tells_what_is_done_after_the_flush_only(layout: Layout, output:
     assert finished(output, layout, "job") is None
 
 
+@pytest.mark.parametrize("garbage", ['{"done": "b", "fa', '{"done": "b", "facts": null}', "\0" * 30, "\0\n\0"])
+def test_cut_line_does_not_swallow_what_the_next_run_notes(layout: Layout, output: Path, garbage: str) -> None:
+    """Killed within a line, resumed, killed again: the third run knows everything that either had finished."""
+    create(output, layout)
+
+    def run(name: str) -> None:
+        with SpoolFile(output, layout) as spool:
+            journal = Journal(output, "job", 0, spool)
+            journal.record(name, 1)
+            journal.flush()
+            journal.close()
+
+    run("a")
+    with open(journal_paths(output)[0], "a") as file:
+        file.write(garbage)
+    assert finished(output, layout, "job") == {"a": None}
+    run("c")
+    run("d")
+    assert finished(output, layout, "job") == {"a": None, "c": None, "d": None}
+
+
+def test_bytes_that_are_no_text_end_the_journal(layout: Layout, output: Path) -> None:
+    create(output, layout)
+    with SpoolFile(output, layout) as spool:
+        journal = Journal(output, "job", 0, spool)
+        journal.record("a", 1)
+        journal.flush()
+        journal.close()
+    with open(journal_paths(output)[0], "ab") as file:
+        file.write(b"\xff\xfe\n")
+    assert finished(output, layout, "job") == {"a": None}
+
+
 def test_names_of_others_are_left_alone(layout: Layout, output: Path) -> None:
     neighbour = output.with_name("q1x.safetensors.partial.journal0")
     neighbour.write_text("not mine")

@@ -132,7 +132,11 @@ class SpoolFile:
 
 
 class Journal:
-    """What one writer has finished. `record` notes a tensor; the line reaches the disk after the tensor's bytes did."""
+    """What one writer has finished. `record` notes a tensor; the line reaches the disk after the tensor's bytes did.
+
+    It goes on in the file that an earlier run left, behind the last whole line: whatever were written after a cut line
+    would be unreadable together with it.
+    """
 
     def __init__(self, output: Path, digest: str, lane: int, spool: SpoolFile) -> None:
         self._spool = spool
@@ -142,7 +146,9 @@ class Journal:
         self._synced = time.monotonic()
         path = partial_path(output)
         with _disk_errors(output):
-            self._file = open(path.with_name(f"{path.name}.journal{lane}"), "a", encoding="utf-8")
+            path = path.with_name(f"{path.name}.journal{lane}")
+            self._file = open(path, "a", encoding="ascii")
+            self._file.truncate(_whole_lines(path)[1])
         self._pending.append(json.dumps({"job": digest}))
 
     def record(self, name: str, nbytes: int, facts: dict[str, object] | None = None) -> None:
@@ -178,7 +184,7 @@ def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, o
     if not partial.exists() or not journals:
         return None
     done: dict[str, dict[str, object] | None] = {}
-    lines = [line for path in journals for line in _whole_lines(path)]
+    lines = [line for path in journals for line in _whole_lines(path)[0]]
     if not lines:
         # Killed before anything was synced: not even the constants can be relied on.
         return None
@@ -195,16 +201,19 @@ def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, o
     return done
 
 
-def _whole_lines(path: Path) -> list[dict[str, object]]:
-    """The journal's lines; a last one that was cut by a crash does not count."""
-    text = path.read_text("utf-8")
-    lines = []
-    for line in text[: text.rfind("\n") + 1].splitlines():
+def _whole_lines(path: Path) -> tuple[list[dict[str, object]], int]:
+    """The journal's lines up to one that a crash has cut or garbled, and the number of bytes they take."""
+    lines, nbytes = [], 0
+    for line in path.read_bytes().splitlines(keepends=True):
         try:
-            lines.append(json.loads(line))
+            fields = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             break
-    return lines
+        if not isinstance(fields, dict):
+            break
+        lines.append(fields)
+        nbytes += len(line)
+    return lines, nbytes
 
 
 class _disk_errors:  # noqa: N801 - used as a statement

@@ -11,6 +11,7 @@ from .metric import Metric
 from .principal import Components, row_chunks
 from .rounding import Tick, feedback, improve, nearest, no_tick
 from .scale import absmax, absmax_scale, sample_rows, search_scale
+from .steady import total
 from .trim import principal_error, trim_principal
 
 #: Weights held in float32 at a time, by device type: few launches on a GPU, little memory on a CPU.
@@ -52,8 +53,8 @@ def quantize_nearest(weight: torch.Tensor, largest: torch.Tensor, items: int, ti
         scaled = weight[begin:end].float() / scale
         values = nearest(scaled)
         codes[begin:end] = encode(values)
-        error2 = (values - scaled).square().sum()
-        facts[:5] += torch.stack([scaled.square().sum(), error2, error2, error2, error2])
+        error2 = total((values - scaled).square())
+        facts[:5] += torch.stack([total(scaled.square()), error2, error2, error2, error2])
         tick()
     return Quantized(codes, scale, facts)
 
@@ -114,7 +115,7 @@ def _round_chunk(plain: torch.Tensor, metric: Metric, scale: torch.Tensor, base:
     scaled = plain / base
     near = nearest(scaled)
     near_errors = near - scaled
-    near_loss, near2, norm2 = cost(near_errors), near_errors.square().sum(), scaled.square().sum()
+    near_loss, near2, norm2 = cost(near_errors), total(near_errors.square()), total(scaled.square())
     del near_errors
     scaled = plain / scale
     saturated = (scaled.abs() > 448.0).sum()
@@ -123,7 +124,7 @@ def _round_chunk(plain: torch.Tensor, metric: Metric, scale: torch.Tensor, base:
     else:
         values, errors = feedback(scaled, metric, tick)
         improve(values, errors, metric, sweeps, tick)
-    loss, error2 = cost(errors) * unit, errors.square().sum() * unit
+    loss, error2 = cost(errors) * unit, total(errors.square()) * unit
     facts = torch.stack([norm2, error2, near2, loss, near_loss, saturated.float()])
     return _Chunk(values, near, facts)
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from .kernels import block_size
+from .steady import cholesky, cholesky_inverse, total
 
 
 class Metric(Protocol):
@@ -64,7 +65,7 @@ class LowRankMetric:
         grams = v.mT @ v
         # What block b leaves open is what block b + 1 begins with: one inverse serves as both.
         remaining = torch.cat([grams.flip(0).cumsum(0).flip(0), torch.zeros_like(grams[:1])])
-        inverses = torch.cholesky_inverse(torch.linalg.cholesky_ex(remaining + torch.diag(1 / self._strength))[0])
+        inverses = cholesky_inverse(cholesky(remaining + torch.diag(1 / self._strength)))
         coupling = unit_upper(torch.eye(self.block, device=v.device) + v @ inverses[1:] @ v.mT)
         pull = v @ inverses[:-1]
         # Shifted so that the kernel can measure every error from the weight itself.
@@ -93,7 +94,7 @@ class LowRankMetric:
     def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor:
         weighed = errors if weighed is None else weighed
         projected = (self._vectors.mT @ errors) * (self._vectors.mT @ weighed)
-        return (errors * weighed).sum() + (projected.sum(1) * self._strength).sum()
+        return total(errors * weighed) + (projected.sum(1) * self._strength).sum()
 
 
 class DenseMetric:
@@ -125,7 +126,7 @@ class DenseMetric:
         return self._matrix[begin:end, begin:end] / self.diagonal[begin:end]
 
     def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor:
-        return ((errors if weighed is None else weighed) * (self._matrix @ errors)).sum()
+        return total((errors if weighed is None else weighed) * (self._matrix @ errors))
 
 
 def unit_upper(matrix: torch.Tensor) -> torch.Tensor:
@@ -133,6 +134,6 @@ def unit_upper(matrix: torch.Tensor) -> torch.Tensor:
 
     Raises torch.linalg.LinAlgError when the matrix is not positive definite.
     """
-    lower = torch.linalg.cholesky(matrix.flip(-1, -2))
+    lower = cholesky(matrix.flip(-1, -2), check=True)
     upper = lower.flip(-1, -2)
     return upper / upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)

@@ -11,6 +11,7 @@ import torch
 
 from .metric import LowRankMetric
 from .rounding import Tick, no_tick
+from .steady import cholesky
 
 _POWER_STEPS = 3
 #: The first pair alone is needed to more digits: extra steps on a narrow basis.
@@ -90,7 +91,7 @@ def _orthonormal(basis: torch.Tensor, passes: int) -> torch.Tensor:
     for _ in range(passes):
         gram = result.mT @ result
         shift = 1e-6 * gram.diagonal().sum() + torch.finfo(torch.float32).tiny
-        lower, _ = torch.linalg.cholesky_ex(gram + shift * eye)
+        lower = cholesky(gram + shift * eye)
         result = result @ torch.linalg.solve_triangular(lower, eye, upper=False).mT
     return result.nan_to_num_()
 

@@ -9,6 +9,7 @@ import torch
 from .grid import encode, neighbour
 from .metric import Metric
 from .principal import Components, row_chunks
+from .steady import total
 
 #: Weights considered, in the rows where u_1 is largest.
 _CANDIDATE_ITEMS = 1 << 21
@@ -50,7 +51,7 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
         else:
             flip = _closest(gain, error)
         values = torch.where(flip, values + move, values)
-        error = error.sign() * (error.abs() - (gain * flip).sum())
+        error = error.sign() * (error.abs() - total(gain * flip))
     rise = _loss(values - target, metric) - _loss(before - target, metric)
     fits = rise <= room
     codes.view(torch.uint8)[rows] = encode(torch.where(fits, values, before)).view(torch.uint8)
@@ -66,7 +67,7 @@ def _price(move: torch.Tensor, errors: torch.Tensor, metric: Metric, back: torch
     ordered = errors.mT[metric.order]
     slope = metric.gradient(metric.start(ordered), ordered, 0, len(ordered))
     rise = move * (move * metric.diagonal[back] + 2 * slope[back].mT)
-    return rise.clamp(min=0) + _FLOOR * errors.square().mean()
+    return rise.clamp(min=0) + _FLOOR * (total(errors.square()) / errors.numel())
 
 
 def _cheapest(move: torch.Tensor, gain: torch.Tensor, price: torch.Tensor, error: torch.Tensor) -> torch.Tensor:

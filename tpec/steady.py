@@ -1,0 +1,55 @@
+"""Sums and factors that steer rounding, with the same bits whatever the number of CPU threads.
+
+Matrix products and elementwise work do not depend on it: MKL does not promise that for products, but with up to 16
+threads it held for all shapes tried. Sums over everything do, and so do LAPACK's factors of more than a few dozen
+columns. Other devices take PyTorch's own.
+"""
+
+import torch
+
+#: LAPACK factors so many columns in one thread.
+_LEAF = 32
+
+
+def total(x: torch.Tensor) -> torch.Tensor:
+    """The sum of all elements, 0-d. Sums along a dimension are never divided among threads."""
+    if x.device.type != "cpu" or x.dim() < 2:
+        return x.sum()
+    return x.sum(-1).sum()
+
+
+def cholesky(matrix: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+    """Lower Cholesky factor of [..., n, n]. `check` raises torch.linalg.LinAlgError where there is none."""
+    if matrix.device.type != "cpu" or matrix.shape[-1] <= _LEAF:
+        return _lapack(matrix, check)
+    factor = matrix.clone()
+    _factor(factor, check)
+    return factor.tril_()
+
+
+def cholesky_inverse(lower: torch.Tensor) -> torch.Tensor:
+    """(L L^T)^-1 of the factor L [..., n, n]."""
+    if lower.device.type != "cpu":
+        return torch.cholesky_inverse(lower)
+    eye = torch.eye(lower.shape[-1], dtype=lower.dtype).expand_as(lower)
+    inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
+    return inverse.mT @ inverse
+
+
+def _lapack(matrix: torch.Tensor, check: bool) -> torch.Tensor:
+    return torch.linalg.cholesky(matrix) if check else torch.linalg.cholesky_ex(matrix)[0]
+
+
+def _factor(matrix: torch.Tensor, check: bool) -> None:
+    """In place, by halves, so that nearly all of the work is matrix products; what is above the diagonal is rubbish."""
+    n = matrix.shape[-1]
+    if n <= _LEAF:
+        matrix.copy_(_lapack(matrix, check))
+        return
+    half = max(_LEAF, n // 2 // _LEAF * _LEAF)
+    first, rest = matrix[..., :half, :half], matrix[..., half:, half:]
+    _factor(first, check)
+    below = torch.linalg.solve_triangular(first, matrix[..., half:, :half].mT, upper=False).mT
+    matrix[..., half:, :half] = below
+    rest -= below @ below.mT
+    _factor(rest, check)

@@ -1,8 +1,8 @@
-"""Sums and factors that steer rounding, with the same bits whatever the number of CPU threads.
+"""Sums and factors that steer rounding, divided among CPU threads only where that leaves the bits alone.
 
-Matrix products and elementwise work do not depend on it: MKL does not promise that for products, but with up to 16
-threads it held for all shapes tried. Sums over everything do, and so do LAPACK's factors of more than a few dozen
-columns. Other devices take PyTorch's own.
+Sums over everything, and LAPACK's factors of more than a few dozen columns, have other last bits with another number of
+threads. Sums along a dimension have not, nor had matrix products of the sizes that real layers bring; MKL promises
+nothing, and for small odd sizes and many threads it does differ. Other devices take PyTorch's own.
 """
 
 import torch

@@ -21,7 +21,7 @@ def mean_length(errors: torch.Tensor, change: torch.Tensor, slack: torch.Tensor)
     rows = matrix.norm(dim=1)
     whole = rows.norm()
     length = _ratio(change.abs() - slack, rows).max().item()
-    total = torch.zeros_like(change)
+    total, reach = torch.zeros_like(change), torch.zeros_like(matrix[0])
     left = direction = change
     for _ in range(_STEPS):
         image = matrix.mT @ direction
@@ -29,10 +29,10 @@ def mean_length(errors: torch.Tensor, change: torch.Tensor, slack: torch.Tensor)
         if not energy > 0 or not strength > 0:
             break
         step = energy / strength
-        total = total + step * direction
+        total, reach = total + step * direction, reach + step * image
         doubt = _EXACT * total.norm()
         certain = total @ change - total.abs() @ slack - doubt * change.norm()
-        length = max(length, _ratio(certain, (matrix.mT @ total).norm() + doubt * whole).item())
+        length = max(length, _ratio(certain, reach.norm() + doubt * whole).item())
         left = left - step * (matrix @ image)
         direction = left + direction * (left.square().sum() / energy)
     return length

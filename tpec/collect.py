@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from types import TracebackType
 
 import torch
 
@@ -95,19 +94,16 @@ class Collector:
         self._sums: dict[str, Accumulator] = {}
         self._group: dict[str, str] = {}
         self._recent: list[_Seen] = []
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = ExitStack()
         self._paused = False
 
     def __enter__(self) -> "Collector":
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_pre_hook(self._hook(name)))
+            self._hooks.enter_context(module.register_forward_pre_hook(self._hook(name)))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
         self._recent.clear()
 
     def _hook(self, name: str):  # noqa: ANN202 - a hook

@@ -1,8 +1,8 @@
 """Watch the gradients at the outputs of a model's Linear layers while someone else runs it backwards."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 
 import torch
 
@@ -23,19 +23,16 @@ class GradientCollector:
         self._modules = dict(modules)
         self._device = device
         self._sums: dict[str, OutputAccumulator] = {}
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = ExitStack()
         self._random = torch.Generator().manual_seed(_SEED)
 
     def __enter__(self) -> "GradientCollector":
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._hook(name)))
+            self._hooks.enter_context(module.register_forward_hook(self._hook(name)))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
 
     def probe(self, result: torch.Tensor) -> None:
         """Send a random direction of the model's result backwards; E[g g^T] over directions is J^T J (Hutchinson)."""

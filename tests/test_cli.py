@@ -375,7 +375,9 @@ def test_module_exit_code_and_stderr(tmp_path: Path) -> None:
 def test_interrupt_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
     source = save_flux(tmp_path, single=40)
     process = subprocess.Popen([sys.executable, "-m", "tpec", "quantize", str(source), "--quiet", "--num-iter", "50"],
-                               env=environment(), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+                               env=environment(), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True,
+                               # A shell that runs the tests in the background ignores SIGINT, and its children would.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while len(names_in(tmp_path)) < 3 and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(sent)

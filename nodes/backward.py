@@ -20,7 +20,7 @@ from ..tpec.errors import TpecError
 from ..tpec.gradients import GradientCollector
 from ..tpec.outputs import OutputStats
 
-#: One evaluation of the model in so many is also run backwards; more hardly pays.
+#: One evaluation of the model in so many is also run backwards.
 EVERY = 4
 Tree = TypeVar("Tree")
 
@@ -178,10 +178,11 @@ def _blocks(root: torch.nn.Module) -> list[torch.nn.Module]:
 
 def _block_forward(forward: Callable) -> Callable:
     # Blocks may write to their inputs, so that each run needs its own copy of them.
+    def own(value: object) -> object:
+        return value.clone() if isinstance(value, torch.Tensor) else value
+
     def run(arguments: tuple, options: dict) -> object:
-        arguments, options = ({key: value.clone() if isinstance(value, torch.Tensor) else value
-                               for key, value in pairs} for pairs in (enumerate(arguments), options.items()))
-        return forward(*arguments.values(), **options)
+        return forward(*map(own, arguments), **{name: own(value) for name, value in options.items()})
 
     return lambda *arguments, **options: checkpoint(run, arguments, options, use_reentrant=False)
 

@@ -12,8 +12,7 @@ from .metric import DenseMetric, unit_upper
 from .outputs import OutputStats
 from .rounding import Tick, feedback, improve, no_tick
 
-#: Groups of rows per run. More are better and slower: 4, 8, 16, 32 gave 0.25, 0.233, 0.225, 0.222 x plain rounding's
-#: velocity error on a small Flux, one group 0.355.
+#: Groups of rows per run. More are better and slower, each doubling less so.
 GROUPS = 8
 #: Damping of S in units of its mean diagonal: about _SHRINKAGE * rows per run / tokens, within these bounds.
 _SHRINKAGE = 4.0

@@ -12,7 +12,7 @@ from .plan import LayerPlan, Plan
 _ROUND_COST = 8.0
 _DENSE_COST = 1 / 64
 _COPY_COST = 1.0
-#: Rounding rows together takes about so many times as long.
+#: A guess of how much longer rounding rows together takes.
 _COUPLED_COST = 3.0
 
 

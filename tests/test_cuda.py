@@ -43,13 +43,17 @@ def test_triton_block_equals_torch(columns: int, rows: int) -> None:
     base = random(columns, rows) * 60
     targets = base + random(columns, rows, seed=1)
     coupling = random(columns, columns, seed=2) * 0.03
-    got = triton_block.round_block_triton(targets.clone(), base, coupling)
-    expected = round_block_torch(targets.clone(), base, coupling)
+    got, expected = torch.empty_like(base), torch.empty_like(base)
+    changes, in_place = targets.clone(), base.clone()
+    triton_block.round_block_triton(changes, base, coupling, got)
+    round_block_torch(targets.clone(), base, coupling, expected)
+    triton_block.round_block_triton(targets.clone(), in_place, coupling, in_place)
     # A value on a tie may fall to the other side, and later columns of its row with it.
     rows_equal = (got == expected).all(0).float().mean()
     assert rows_equal > 0.95
     assert (got == expected).float().mean() > 0.99
     assert torch.equal(round_to_grid(got), got)
+    assert torch.equal(got, in_place) and torch.equal(changes, got - base)
 
 
 @pytest.mark.parametrize("shape", [(384, 1536), (1000, 333)])

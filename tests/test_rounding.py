@@ -117,6 +117,8 @@ def test_unit_upper() -> None:
 
 def test_block_without_coupling_is_nearest() -> None:
     w = weights(8, 20)
-    values = round_block_torch(w.clone(), w, torch.zeros(8, 8))
+    changes, values = w.clone(), torch.empty_like(w)
+    round_block_torch(changes, w, torch.zeros(8, 8), values)
     assert torch.equal(values, nearest(w))
+    assert torch.equal(changes, values - w)
     assert torch.equal(encode(values).float(), values)

@@ -38,7 +38,8 @@ def default_rank(width: int) -> int:
 
 
 class Compute:
-    """Quantizes layers on one device; keeps the last calibrated metric, which neighbours share."""
+    """Quantizes layers on one device, in a stream of its own; keeps the last calibrated metric, which neighbours share.
+    """
 
     def __init__(self, plan: Plan, calibration: Calibration | None, layout: Layout, device: torch.device,
                  meter: Meter) -> None:
@@ -48,11 +49,18 @@ class Compute:
         self._device = device
         self._meter = meter
         self._metric: tuple[object, DenseMetric] | None = None
-        self._download = torch.cuda.Stream(device) if device.type == "cuda" else None
+        cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if cuda else None
+        self._download = torch.cuda.Stream(device) if cuda else None
         self.notes: list[str] = []
 
     def run(self, lane: Lane, item: Read) -> Write:
         """Quantize one weight [out, in]; the returned pieces may still be on their way from the device."""
+        # Without a stream this does nothing.
+        with torch.cuda.stream(self._stream):
+            return self._run(lane, item)
+
+    def _run(self, lane: Lane, item: Read) -> Write:
         begun = time.monotonic()
         layer = item.task.layer
         self._meter.begin(layer.layer)

@@ -20,9 +20,13 @@ _DENSE_COPIES = 4
 _COUPLING_COPIES = 5
 
 
+#: Layers at a time on a GPU with enough memory.
+_THREADS = 2
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on the host and on the device beyond what PyTorch itself takes."""
+    """Bytes on the host and on the device beyond what PyTorch itself takes, where layers are computed one by one."""
 
     host: int
     device: int
@@ -32,6 +36,19 @@ class Estimate:
         if self.device:
             parts.append(f"{self.device / 1e9:.1f} GB of VRAM")
         return "needs " + " and ".join(parts) + ", whatever the model's size"
+
+
+def compute_threads(plan: Plan, device: torch.device, calibration: Calibration | None = None) -> int:
+    """How many layers a device works on at a time.
+
+    Without calibration a GPU takes less time over a layer than Python over telling it what to do, so two threads do
+    that where there is VRAM for two layers. The result is the same.
+    """
+    if device.type != "cuda" or plan.settings.method != "tpec" or calibration is not None:
+        return 1
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + cached
+    return _THREADS if free > _THREADS * estimate(plan, device).device else 1
 
 
 def estimate(plan: Plan, device: torch.device, calibration: Calibration | None = None) -> Estimate:

@@ -1,4 +1,4 @@
-"""One device's share of a run: a reader thread, the compute loop and a writer thread, with bounded memory between them.
+"""One device's share of a run: a reader thread, compute loops and a writer thread, with bounded memory between them.
 
 Tensors that stay as they are go from the reader to the writer in pieces and never touch the device.
 """
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -52,7 +53,7 @@ class Write:
 
 @dataclass
 class Stages:
-    """Seconds each stage was busy; the rest of a run it waited."""
+    """Seconds each stage was busy, summed over its threads; the rest of a run they waited."""
 
     read: float = 0.0
     compute: float = 0.0
@@ -103,23 +104,27 @@ class Buffers:
 
 @dataclass
 class Lane:
-    """Runs `tasks` on `device`; `compute` turns a Read into a Write, `finished` hears of every task that is on disk."""
+    """Runs `tasks` on `device`; `finished` hears of every task that is on disk.
+
+    Each of `compute` turns a Read into a Write, in a thread of its own.
+    """
 
     device: torch.device
     tasks: Sequence[Task]
     reader: Reader
     spool: SpoolFile
     journal: Journal
-    compute: Callable[["Lane", Read], Write]
+    compute: Sequence[Callable[["Lane", Read], Write]]
     finished: Callable[[Task, dict[str, object] | None], None]
     stages: Stages = field(default_factory=Stages)
 
     def __post_init__(self) -> None:
         quantized = [task.layer.info.nbytes for task in self.tasks if task.quantize]
-        self._budget = Budget(2 * max([*quantized, _PIECE]))
+        self._budget = Budget((1 + len(self.compute)) * max([*quantized, _PIECE]))
         self._inbox: queue.Queue[Read | None] = queue.Queue(_AHEAD)
         self._outbox: queue.Queue[Write | None] = queue.Queue()
         self._stop = threading.Event()
+        self._counting = threading.Lock()
         self._error: BaseException | None = None
         self._cuda = self.device.type == "cuda"
         self._uploading: tuple[torch.Tensor, torch.cuda.Event] | None = None
@@ -127,25 +132,24 @@ class Lane:
             self._uploads = Buffers(2, max(quantized))
             # Codes take a byte a weight, so this leaves room for the bias and the numbers.
             items = max(task.layer.info.items + 8 * task.layer.shape[0] for task in self.tasks if task.quantize)
-            self._downloads = Buffers(_AHEAD + 1, items + _SLACK)
+            self._downloads = Buffers(_AHEAD + len(self.compute), items + _SLACK)
 
     def run(self) -> None:
         """Work through all tasks; the first error of any stage stops the others and is raised here."""
-        threads = [threading.Thread(target=self._guard, args=(stage,), daemon=True)
-                   for stage in (self._read_all, self._write_all)]
-        for thread in threads:
+        first, *others = (partial(self._compute_all, compute) for compute in self.compute)
+        reader, writer, *helpers = (threading.Thread(target=self._guard, args=(stage,), daemon=True)
+                                    for stage in (self._read_all, self._write_all, *others))
+        for thread in (reader, writer, *helpers):
             thread.start()
         try:
-            for item in self._received(self._inbox):
-                begun = time.monotonic()
-                self._outbox.put(self.compute(self, item))
-                self.stages.compute += time.monotonic() - begun
+            first()
+            for thread in helpers:
+                self._wait_for(thread)
             self._outbox.put(None)
-            while threads[1].is_alive():
-                threads[1].join(_POLL)
+            self._wait_for(writer)
         finally:
             self._stop.set()
-            for thread in threads:
+            for thread in (reader, writer, *helpers):
                 thread.join()
         if self._error:
             raise self._error
@@ -165,6 +169,21 @@ class Lane:
             if self._error is None:
                 self._error = error
             self._stop.set()
+
+    @staticmethod
+    def _wait_for(thread: threading.Thread) -> None:
+        # In steps, so that Ctrl-C gets through on Windows.
+        while thread.is_alive():
+            thread.join(_POLL)
+
+    def _compute_all(self, compute: Callable[["Lane", Read], Write]) -> None:
+        for item in self._received(self._inbox):
+            begun = time.monotonic()
+            self._outbox.put(compute(self, item))
+            with self._counting:
+                self.stages.compute += time.monotonic() - begun
+        # The other loops need the end's sign too.
+        self._send(None)
 
     def _received(self, box: queue.Queue) -> Iterator:
         while not self._stop.is_set():

@@ -6,7 +6,7 @@ import torch
 
 from .coupling import RowCoupling
 from .errors import TpecError
-from .grid import FP8, decode, encode
+from .grid import FP8, FP8_MAX, decode, encode
 from .metric import Metric
 from .principal import Components, row_chunks
 from .rounding import Tick, feedback, improve, nearest, no_tick
@@ -69,70 +69,85 @@ def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, metric: Metric, s
     """
     device, (rows, columns) = weight.device, weight.shape
     base = absmax_scale(largest)
-    picked = sample_rows(rows, columns).to(device)
     order = metric.order
-    scale = search_scale(weight[picked].float().mT[order], metric.diagonal, base)
+    sample = weight[sample_rows(rows, columns, device)].mT[order].float()
+    scale = search_scale(sample, metric.diagonal, base)
+    del sample
     codes = torch.empty(weight.shape, dtype=FP8, device=device)
     fallback = torch.empty(weight.shape, dtype=FP8, device=device)
     facts = torch.zeros(len(FACTS), device=device)
     back = order.argsort()
     for begin, end in row_chunks(rows, columns, items, coupling.run if coupling else 1):
-        plain = weight[begin:end].float().mT[order]
-        part = _round_chunk(plain, metric, scale, base, sweeps, tick, coupling, begin)
-        codes[begin:end] = encode(part.values[back].mT)
-        fallback[begin:end] = encode(part.nearest[back].mT)
-        facts[:6] += part.facts
+        part = _round_chunk(weight[begin:end], metric, scale, base, sweeps, tick, coupling, components, begin)
+        codes[begin:end] = _in_file_order(part.values, back)
+        fallback[begin:end] = _in_file_order(part.nearest, back)
+        facts[:8] += part.facts
         del part
-    facts[8] = sweeps
     better = facts[3] < facts[4]
     codes = torch.where(better, codes.view(torch.uint8), fallback.view(torch.uint8)).view(FP8)
     scale = torch.where(better, scale, base)
     facts = torch.where(better, facts, _as_nearest(facts))
+    facts[8] = sweeps
     if components is not None:
-        sigma = components.first_value
-        facts[6] = principal_error(weight, fallback, base, components, items).abs() / sigma
         unit = (scale / base).square()
-        codes, rise = trim_principal(weight, codes, scale, components, metric, (facts[4] - facts[3]) / unit, items)
+        codes, rise = trim_principal(weight, codes, scale, components, metric, facts[7], (facts[4] - facts[3]) / unit)
         facts[3] += rise * unit
-        facts[7] = principal_error(weight, codes, scale, components, items).abs() / sigma
+        facts[7] = principal_error(weight, codes, scale, components, items)
+        facts[6:8] = facts[6:8].abs() / components.first_value
     return Quantized(codes, scale, facts)
 
 
 @dataclass(frozen=True)
 class _Chunk:
+    """Codes [n, rows] in the metric's order, and the first facts; the principal errors among them are signed."""
+
     values: torch.Tensor
     nearest: torch.Tensor
     facts: torch.Tensor
 
 
-def _round_chunk(plain: torch.Tensor, metric: Metric, scale: torch.Tensor, base: torch.Tensor, sweeps: int,
-                 tick: Tick, coupling: RowCoupling | None, begin: int) -> _Chunk:
-    """Round [n, rows] weights, rows from `begin` on; facts are in units of `base` so that both scales compare."""
-    def cost(errors: torch.Tensor) -> torch.Tensor:
-        return metric.loss(errors, coupling.weigh(errors, begin) if coupling else None)
+def _round_chunk(weight: torch.Tensor, metric: Metric, scale: torch.Tensor, base: torch.Tensor, sweeps: int, tick: Tick,
+                 coupling: RowCoupling | None, components: Components | None, begin: int) -> _Chunk:
+    """Round rows of a weight, those from `begin` on; facts are in units of `base` so that both scales compare."""
+    def measure(errors: torch.Tensor, unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        loss = metric.loss(errors, coupling.weigh(errors, begin) if coupling else None)
+        relative = (unit / base).square()
+        along = unit * _along(errors, components, metric.order, begin) if components else torch.zeros_like(loss)
+        return loss * relative, total(errors.square()) * relative, along
 
-    unit = (scale / base).square()
+    plain = weight.mT[metric.order].float()
     scaled = plain / base
+    norm2 = total(scaled.square())
     near = nearest(scaled)
-    near_errors = near - scaled
-    near_loss, near2, norm2 = cost(near_errors), total(near_errors.square()), total(scaled.square())
-    del near_errors
-    scaled = plain / scale
-    saturated = (scaled.abs() > 448.0).sum()
+    near_codes = encode(near)
+    near_loss, near2, near_along = measure(near.sub_(scaled), base)
+    del near
+    scaled = plain.div_(scale)
+    saturated = (scaled.abs() > FP8_MAX).sum()
     if coupling is not None:
         values, errors = coupling.round(scaled, begin, metric, sweeps, tick)
     else:
         values, errors = feedback(scaled, metric, tick)
         improve(values, errors, metric, sweeps, tick)
-    loss, error2 = cost(errors) * unit, total(errors.square()) * unit
-    facts = torch.stack([norm2, error2, near2, loss, near_loss, saturated.float()])
-    return _Chunk(values, near, facts)
+    loss, error2, along = measure(errors, scale)
+    facts = torch.stack([norm2, error2, near2, loss, near_loss, saturated.float(), near_along, along])
+    return _Chunk(encode(values), near_codes, facts)
 
 
 def _as_nearest(facts: torch.Tensor) -> torch.Tensor:
     facts = facts.clone()
-    facts[1], facts[3], facts[5] = facts[2], facts[4], 0.0
+    facts[1], facts[3], facts[5], facts[7] = facts[2], facts[4], 0.0, facts[6]
     return facts
+
+
+def _along(errors: torch.Tensor, components: Components, order: torch.Tensor, begin: int) -> torch.Tensor:
+    """u_1^T E v_1 of errors [n, rows], in the components' unit where the errors are in units of 1."""
+    rows = components.first_left[begin: begin + errors.shape[1]]
+    return (components.first_right[order] @ errors) @ rows / components.unit
+
+
+def _in_file_order(codes: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    return codes.view(torch.uint8)[back].mT.view(FP8)
 
 
 def corrected_bias(weight: torch.Tensor, quantized: Quantized, bias: torch.Tensor, mean: torch.Tensor,

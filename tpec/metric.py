@@ -18,8 +18,9 @@ class Metric(Protocol):
     """The two linear maps that rounding needs, `block` columns by `block` columns.
 
     `order` [n] puts the columns into rounding order; all else is in that order. `start(errors)` makes the running
-    state of a chunk of rows, `push` tells it that errors[begin:end] grew by `change`. `loss` is tr(E M E^T), or
-    tr(F M E^T) with the errors F = S E weighed by how rows count together.
+    state of a chunk of rows and `begin(errors)` that of rows of which nothing is rounded yet, whatever `errors` holds;
+    `push` tells it that errors[begin:end] grew by `change`. `aim` writes to `out` what to round a block's weights to.
+    `loss` is tr(E M E^T), or tr(F M E^T) with the errors F = S E weighed by how rows count together.
     """
 
     order: torch.Tensor
@@ -28,9 +29,11 @@ class Metric(Protocol):
 
     def start(self, errors: torch.Tensor) -> torch.Tensor: ...
 
+    def begin(self, errors: torch.Tensor) -> torch.Tensor: ...
+
     def push(self, state: torch.Tensor, begin: int, end: int, change: torch.Tensor) -> None: ...
 
-    def feedback(self, state: torch.Tensor, begin: int, end: int) -> torch.Tensor: ...
+    def aim(self, weights: torch.Tensor, state: torch.Tensor, begin: int, end: int, out: torch.Tensor) -> None: ...
 
     def feedback_coupling(self, begin: int, end: int) -> torch.Tensor: ...
 
@@ -66,7 +69,8 @@ class LowRankMetric:
         # What block b leaves open is what block b + 1 begins with: one inverse serves as both.
         remaining = torch.cat([grams.flip(0).cumsum(0).flip(0), torch.zeros_like(grams[:1])])
         inverses = cholesky_inverse(cholesky(remaining + torch.diag(1 / self._strength)))
-        coupling = unit_upper(torch.eye(self.block, device=v.device) + v @ inverses[1:] @ v.mT)
+        # Positive definite by its making: not checking spares the device a stop.
+        coupling = unit_upper(torch.eye(self.block, device=v.device) + v @ inverses[1:] @ v.mT, check=False)
         pull = v @ inverses[:-1]
         # Shifted so that the kernel can measure every error from the weight itself.
         self._pull = pull + coupling.triu(1).mT @ pull
@@ -75,11 +79,14 @@ class LowRankMetric:
     def start(self, errors: torch.Tensor) -> torch.Tensor:
         return self._vectors.mT @ errors
 
+    def begin(self, errors: torch.Tensor) -> torch.Tensor:
+        return errors.new_zeros(self._vectors.shape[1], errors.shape[1])
+
     def push(self, state: torch.Tensor, begin: int, end: int, change: torch.Tensor) -> None:
         state.addmm_(self._vectors[begin:end].mT, change)
 
-    def feedback(self, state: torch.Tensor, begin: int, end: int) -> torch.Tensor:
-        return self._pull[begin // self.block, : end - begin] @ state
+    def aim(self, weights: torch.Tensor, state: torch.Tensor, begin: int, end: int, out: torch.Tensor) -> None:
+        torch.addmm(weights, self._pull[begin // self.block, : end - begin], state, alpha=-1, out=out)
 
     def feedback_coupling(self, begin: int, end: int) -> torch.Tensor:
         return self._coupling[begin // self.block, : end - begin, : end - begin].contiguous()
@@ -92,9 +99,10 @@ class LowRankMetric:
         return (v * self._strength) @ v.mT / self.diagonal[begin:end]
 
     def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor:
-        weighed = errors if weighed is None else weighed
-        projected = (self._vectors.mT @ errors) * (self._vectors.mT @ weighed)
-        return total(errors * weighed) + (projected.sum(1) * self._strength).sum()
+        projected = self._vectors.mT @ errors
+        other = projected if weighed is None else self._vectors.mT @ weighed
+        plain = total(errors * (errors if weighed is None else weighed))
+        return plain + ((projected * other).sum(1) * self._strength).sum()
 
 
 class DenseMetric:
@@ -110,11 +118,14 @@ class DenseMetric:
     def start(self, errors: torch.Tensor) -> torch.Tensor:
         return errors
 
+    def begin(self, errors: torch.Tensor) -> torch.Tensor:
+        return errors
+
     def push(self, state: torch.Tensor, begin: int, end: int, change: torch.Tensor) -> None:
         """The state is the errors themselves, which the caller has updated."""
 
-    def feedback(self, state: torch.Tensor, begin: int, end: int) -> torch.Tensor:
-        return self._upper[:begin, begin:end].mT @ state[:begin]
+    def aim(self, weights: torch.Tensor, state: torch.Tensor, begin: int, end: int, out: torch.Tensor) -> None:
+        torch.addmm(weights, self._upper[:begin, begin:end].mT, state[:begin], alpha=-1, out=out)
 
     def feedback_coupling(self, begin: int, end: int) -> torch.Tensor:
         return self._upper[begin:end, begin:end].contiguous()
@@ -129,11 +140,11 @@ class DenseMetric:
         return total((errors if weighed is None else weighed) * (self._matrix @ errors))
 
 
-def unit_upper(matrix: torch.Tensor) -> torch.Tensor:
+def unit_upper(matrix: torch.Tensor, *, check: bool = True) -> torch.Tensor:
     """U of matrix = U D U^T, unit upper triangular; batches allowed [..., n, n].
 
-    Raises torch.linalg.LinAlgError when the matrix is not positive definite.
+    Raises torch.linalg.LinAlgError when the matrix is not positive definite, unless `check` is off.
     """
-    lower = cholesky(matrix.flip(-1, -2), check=True)
+    lower = cholesky(matrix.flip(-1, -2), check=check)
     upper = lower.flip(-1, -2)
     return upper / upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)

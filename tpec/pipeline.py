@@ -17,6 +17,7 @@ from .checkpoint import Reader
 from .compute import Compute
 from .device import fast_products
 from .errors import TpecError
+from .estimate import compute_threads
 from .families import DROP, QUANTIZE
 from .lane import Lane, Stages
 from .layout import Layout, make_layout
@@ -145,13 +146,15 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None,
         meter = Meter(sum(task.cost for share in mine for task in share) or 1.0,
                       sum(task.quantize for share in mine for task in share), 0.0, 0, progress)
     facts: dict[str, dict[str, object]] = {}
-    compute = [Compute(job.plan, job.calibration, job.layout, device, meter) for device in devices]
+    compute = [[Compute(job.plan, job.calibration, job.layout, device, meter)
+                for _ in range(compute_threads(job.plan, device, job.calibration))] for device in devices]
     readers = [Reader(job.plan.checkpoint) for _ in devices]
     writers = [spool.SpoolFile(job.output, job.layout) for _ in devices]
     journals = [spool.Journal(job.output, job.digest, world.rank * len(devices) + at, writer)
                 for at, writer in enumerate(writers)]
-    lanes = [Lane(device, tasks, reader, writer, journal, worker.run, partial(_finished, meter, facts))
-             for device, tasks, reader, writer, journal, worker
+    lanes = [Lane(device, tasks, reader, writer, journal, [one.run for one in several],
+                  partial(_finished, meter, facts))
+             for device, tasks, reader, writer, journal, several
              in zip(devices, mine, readers, writers, journals, compute, strict=True)]
     try:
         with fast_products(devices):
@@ -161,7 +164,7 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None,
             closable.close()
         forget_starts()
     stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
-    notes = [note for worker in compute for note in worker.notes]
+    notes = [note for several in compute for one in several for note in one.notes]
     return facts, stages, notes
 
 

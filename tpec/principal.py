@@ -5,6 +5,8 @@ error of every row along all leading right singular vectors is held down.
 """
 
 import functools
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +18,7 @@ from .steady import cholesky
 _POWER_STEPS = 3
 #: The first pair alone is needed to more digits: extra steps on a narrow basis.
 _NARROW = 12
-_NARROW_STEPS = 8
+_NARROW_STEPS = 4
 _SEED = 20250814
 
 
@@ -49,21 +51,41 @@ def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, it
     """
     unit = torch.where(largest > 0, largest, torch.ones_like(largest))
     rows, n = weight.shape
-    chunks = row_chunks(rows, n, items)
+    parts = _Parts(weight, items)
     width = min(max(k, _NARROW), rows, n)
-    basis = _start(n, width, weight.device)
+    basis = _start(n, width, weight.device, threading.get_ident())
     for step in range(_POWER_STEPS):
-        basis = _orthonormal(_gram_product(weight, unit, basis, chunks, tick), 3 if step == _POWER_STEPS - 1 else 1)
+        basis = _orthonormal(_gram_product(parts, unit, basis, tick), 3 if step == _POWER_STEPS - 1 else 1)
     # Orthogonal iteration brings the leading directions to the front.
-    first = _first_vector(weight, unit, basis[:, :_NARROW], chunks, tick)
-    left = torch.cat([weight[a:b].float() @ (first / unit) for a, b in chunks])
+    first = _first_vector(parts, unit, basis[:, :_NARROW], tick)
+    scaled = first / unit
+    left = torch.cat([part @ scaled for part in parts])
     sigma = left.norm().clamp(min=torch.finfo(torch.float32).tiny)
     return Components(basis[:, : min(k, width)].contiguous(), first, left / sigma, sigma, unit)
 
 
-@functools.lru_cache(8)
-def _start(n: int, width: int, device: torch.device) -> torch.Tensor:
-    """The same random directions on every device; a model has few shapes, so they are kept."""
+class _Parts:
+    """A weight's chunks of rows in float32, made when asked for; a weight of a single chunk is kept."""
+
+    def __init__(self, weight: torch.Tensor, items: int) -> None:
+        self._weight = weight
+        self._chunks = row_chunks(*weight.shape, items)
+        self._only = weight.float() if len(self._chunks) == 1 else None
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        if self._only is not None:
+            yield self._only
+            return
+        for begin, end in self._chunks:
+            yield self._weight[begin:end].float()
+
+
+@functools.lru_cache(16)
+def _start(n: int, width: int, device: torch.device, _thread: int) -> torch.Tensor:
+    """The same random directions on every device; a model has few shapes, so they are kept.
+
+    Each thread, with a CUDA stream of its own, has its own: memory let go of must not be in another stream's use.
+    """
     return torch.randn(n, width, generator=torch.Generator().manual_seed(_SEED)).to(device)
 
 
@@ -72,12 +94,12 @@ def forget_starts() -> None:
     _start.cache_clear()
 
 
-def _first_vector(weight: torch.Tensor, unit: torch.Tensor, basis: torch.Tensor,
-                  chunks: list[tuple[int, int]], tick: Tick) -> torch.Tensor:
+def _first_vector(parts: _Parts, unit: torch.Tensor, basis: torch.Tensor, tick: Tick) -> torch.Tensor:
     for _ in range(_NARROW_STEPS):
-        basis = _orthonormal(_gram_product(weight, unit, basis, chunks, tick), 1)
+        # Twice W^T W in between leaves float32 enough of all directions that may turn out the first.
+        basis = _orthonormal(_gram_product(parts, unit, _gram_product(parts, unit, basis, tick), tick), 1)
     basis = _orthonormal(basis, 2)
-    small = basis.mT @ _gram_product(weight, unit, basis, chunks, tick)
+    small = basis.mT @ _gram_product(parts, unit, basis, tick)
     return basis @ torch.linalg.eigh((small + small.mT) / 2)[1][:, -1]
 
 
@@ -90,19 +112,19 @@ def _orthonormal(basis: torch.Tensor, passes: int) -> torch.Tensor:
     result = basis
     for _ in range(passes):
         gram = result.mT @ result
-        shift = 1e-6 * gram.diagonal().sum() + torch.finfo(torch.float32).tiny
-        lower = cholesky(gram + shift * eye)
+        diagonal = gram.diagonal()
+        diagonal += 1e-6 * diagonal.sum() + torch.finfo(torch.float32).tiny
+        lower = cholesky(gram)
         result = result @ torch.linalg.solve_triangular(lower, eye, upper=False).mT
     return result.nan_to_num_()
 
 
-def _gram_product(weight: torch.Tensor, unit: torch.Tensor, basis: torch.Tensor,
-                  chunks: list[tuple[int, int]], tick: Tick) -> torch.Tensor:
+def _gram_product(parts: _Parts, unit: torch.Tensor, basis: torch.Tensor, tick: Tick) -> torch.Tensor:
     """W^T W B, chunk by chunk, with W in units of `unit`."""
     product = torch.zeros_like(basis)
-    for begin, end in chunks:
-        part = weight[begin:end].float()
-        product.addmm_(part.mT, (part @ (basis / unit)) / unit)
+    scaled = basis / unit
+    for part in parts:
+        product.addmm_(part.mT, (part @ scaled).div_(unit))
         tick()
     return product
 

@@ -27,16 +27,15 @@ def nearest(weights: torch.Tensor) -> torch.Tensor:
 def feedback(weights: torch.Tensor, metric: Metric, tick: Tick = no_tick) -> tuple[torch.Tensor, torch.Tensor]:
     """Round column by column; each column makes up for the errors before it. Returns (values, errors)."""
     round_block = block_rounder(weights.device)
-    values = torch.empty_like(weights)
-    errors = torch.zeros_like(weights)
-    state = metric.start(errors)
+    values = torch.empty(weights.shape, device=weights.device)
+    errors = torch.empty_like(values)
+    state = metric.begin(errors)
     for begin in range(0, len(weights), metric.block):
         end = min(begin + metric.block, len(weights))
-        base = weights[begin:end]
-        targets = base - metric.feedback(state, begin, end)
-        values[begin:end] = round_block(targets, base, metric.feedback_coupling(begin, end))
-        errors[begin:end] = values[begin:end] - base
-        metric.push(state, begin, end, errors[begin:end])
+        block = errors[begin:end]
+        metric.aim(weights[begin:end], state, begin, end, block)
+        round_block(block, weights[begin:end], metric.feedback_coupling(begin, end), values[begin:end])
+        metric.push(state, begin, end, block)
         tick()
     return values, errors
 
@@ -58,12 +57,10 @@ def descend(values: torch.Tensor, errors: torch.Tensor, metric: Metric, tick: Ti
     moved = torch.zeros((), dtype=torch.int64, device=values.device)
     for begin in range(0, len(values), metric.block):
         end = min(begin + metric.block, len(values))
-        old = values[begin:end]
-        pull = metric.gradient(state, errors, begin, end) / metric.diagonal[begin:end, None]
-        new = round_block(old - pull, old, metric.gradient_coupling(begin, end))
-        change = new - old
+        block = values[begin:end]
+        change = metric.gradient(state, errors, begin, end).div_(metric.diagonal[begin:end, None]).sub_(block).neg_()
+        round_block(change, block, metric.gradient_coupling(begin, end), block)
         moved += change.count_nonzero()
-        values[begin:end] = new
         errors[begin:end] += change
         metric.push(state, begin, end, change)
         tick()

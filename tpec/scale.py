@@ -23,10 +23,10 @@ def absmax_scale(largest: torch.Tensor) -> torch.Tensor:
     return torch.where(largest > 0, (largest / FP8_MAX).clamp(min=smallest), torch.ones_like(largest))
 
 
-def sample_rows(rows: int, columns: int) -> torch.Tensor:
+def sample_rows(rows: int, columns: int, device: torch.device | None = None) -> torch.Tensor:
     """Evenly spread row indices [m] whose weights number about SAMPLE_ITEMS."""
     count = max(1, min(rows, SAMPLE_ITEMS // max(columns, 1)))
-    return torch.arange(count) * rows // count
+    return torch.arange(count, device=device) * rows // count
 
 
 def search_scale(sample: torch.Tensor, importance: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
@@ -34,10 +34,8 @@ def search_scale(sample: torch.Tensor, importance: torch.Tensor, base: torch.Ten
 
     `base` is the absmax scale; candidates are base * 448 / TOPS.
     """
-    scales = base * (FP8_MAX / torch.tensor(TOPS, device=sample.device))
-    losses = []
-    for scale, relative in zip(scales, scales / base, strict=True):
-        scaled = sample / scale
-        error2 = (round_to_grid(scaled) - scaled).square().sum(1)
-        losses.append((error2 @ importance) * relative.square())
-    return scales[torch.stack(losses).argmin()]
+    scales = torch.stack([base * (FP8_MAX / top) for top in TOPS])
+    scaled = sample / scales[:, None, None]
+    error2 = round_to_grid(scaled).sub_(scaled).square_().sum(2)
+    losses = (error2 @ importance) * (scales / base).square()
+    return scales.gather(0, losses.argmin(0, keepdim=True))[0]

@@ -22,36 +22,34 @@ def principal_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tens
                     items: int) -> torch.Tensor:
     """u_1^T (Q - W) v_1, signed, in the components' unit, float32 0-d; W [rows, n] is read chunk by chunk."""
     v, u = components.first_right, components.first_left
-    relative = scale / components.unit
-    parts = [u[a:b] @ ((codes[a:b].float() * relative - weight[a:b].float() / components.unit) @ v)
+    parts = [u[a:b] @ (codes[a:b].float().sub_(weight[a:b].float() / scale) @ v)
              for a, b in row_chunks(*weight.shape, items)]
-    return torch.stack(parts).sum()
+    return torch.stack(parts).sum() * (scale / components.unit)
 
 
 def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, components: Components,
-                   metric: Metric, room: torch.Tensor, items: int) -> tuple[torch.Tensor, torch.Tensor]:
+                   metric: Metric, error: torch.Tensor, room: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes float8_e4m3fn [rows, n], changed in place, with the objective near zero; only rows with a large u_1 change.
 
-    Also returns what that adds to the layer's loss, 0-d in units of scale^2; where it were more than `room` (tiny
-    layers) nothing is changed.
+    `error` is the codes' `principal_error`. Also returns what that adds to the layer's loss, 0-d in units of scale^2;
+    where it were more than `room` (tiny layers) nothing is changed.
     """
     n = weight.shape[1]
     count = max(1, min(weight.shape[0], _CANDIDATE_ITEMS // n))
     rows = components.first_left.abs().topk(count).indices
     target = weight[rows].float() / scale
-    before = values = codes.view(torch.uint8)[rows].view(codes.dtype).float()
+    before = codes.view(torch.uint8)[rows].view(codes.dtype).float()
     pull = components.first_left[rows][:, None] * components.first_right * (scale / components.unit)
-    error = principal_error(weight, codes, scale, components, items)
-    back = metric.order.argsort()
+    move = neighbour(before, pull * error < 0).sub_(before)
+    gain = pull.mul_(move).abs_()
+    rate = torch.where(gain > 0, _price(move, before - target, metric).div_(gain), torch.inf)
+    values, left = before.clone(), error.abs()
+    # No pass overshoots, so the direction stays; a weight moves once, and hardly changes what the others cost.
     for step in range(_PASSES):
-        move = neighbour(values, pull * error < 0) - values
-        gain = (pull * move).abs()
-        if step < _PASSES - 1:
-            flip = _cheapest(move, gain, _price(move, values - target, metric, back), error)
-        else:
-            flip = _closest(gain, error)
-        values = torch.where(flip, values + move, values)
-        error = error.sign() * (error.abs() - total(gain * flip))
+        column, flip = _cheapest(gain, rate, left) if step < _PASSES - 1 else _closest(gain, rate, left)
+        values.scatter_(1, column, values.gather(1, column) + move.gather(1, column) * flip)
+        left = left - total(gain.gather(1, column) * flip)
+        rate.scatter_(1, column, torch.where(flip, torch.inf, rate.gather(1, column)))
     rise = _loss(values - target, metric) - _loss(before - target, metric)
     fits = rise <= room
     codes.view(torch.uint8)[rows] = encode(torch.where(fits, values, before)).view(torch.uint8)
@@ -62,29 +60,28 @@ def _loss(errors: torch.Tensor, metric: Metric) -> torch.Tensor:
     return metric.loss(errors.mT[metric.order])
 
 
-def _price(move: torch.Tensor, errors: torch.Tensor, metric: Metric, back: torch.Tensor) -> torch.Tensor:
+def _price(move: torch.Tensor, errors: torch.Tensor, metric: Metric) -> torch.Tensor:
     """What moving each weight alone adds to the loss, with a floor; all [rows, n] in the file's order."""
-    ordered = errors.mT[metric.order]
+    ordered, back = errors.mT[metric.order], metric.order.argsort()
     slope = metric.gradient(metric.start(ordered), ordered, 0, len(ordered))
     rise = move * (move * metric.diagonal[back] + 2 * slope[back].mT)
-    return rise.clamp(min=0) + _FLOOR * (total(errors.square()) / errors.numel())
+    return rise.clamp_(min=0).add_(_FLOOR * (total(errors.square()) / errors.numel()))
 
 
-def _cheapest(move: torch.Tensor, gain: torch.Tensor, price: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
-    """The best flip of every row, the best rows first, as many as do not overshoot; bool [rows, n]."""
-    rate, column = torch.where(gain > 0, price / gain, torch.inf).min(1)
-    order = rate.argsort(stable=True)
-    best = gain.gather(1, column[:, None])[:, 0]
-    fits = torch.zeros_like(rate, dtype=torch.bool)
-    fits[order] = best[order].cumsum(0) <= error.abs()
-    fits &= rate.isfinite()
-    return torch.zeros_like(gain, dtype=torch.bool).scatter_(1, column[:, None], fits[:, None])
+def _cheapest(gain: torch.Tensor, rate: torch.Tensor, left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best flip of every row, the best rows first, as many as do not overshoot: columns and bool, both [rows, 1].
+
+    `gain` [rows, n] is what a flip takes off the error, `rate` its price for that, `left` what is left of the error.
+    """
+    lowest, column = rate.min(1, keepdim=True)
+    order = lowest.argsort(dim=0, stable=True)
+    best = gain.gather(1, column)
+    fits = (best.gather(0, order).cumsum(0) <= left) & lowest.gather(0, order).isfinite()
+    return column, torch.empty_like(fits).scatter_(0, order, fits)
 
 
-def _closest(gain: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
-    """The one flip that comes closest to what is left, if it helps at all; bool [rows, n]."""
-    at = torch.where(gain > 0, (gain - error.abs()).abs(), torch.inf).argmin()
-    flat = gain.flatten()
-    flip = torch.zeros_like(flat, dtype=torch.bool)
-    flip[at] = (flat[at] - error.abs()).abs() < error.abs()
-    return flip.view_as(gain)
+def _closest(gain: torch.Tensor, rate: torch.Tensor, left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The one flip that comes closest to what is left, if it helps at all; as `_cheapest`."""
+    misses, column = torch.where(rate < torch.inf, (gain - left).abs(), torch.inf).min(1, keepdim=True)
+    at = misses.argmin(0, keepdim=True)
+    return column, torch.zeros_like(misses, dtype=torch.bool).scatter_(0, at, misses.gather(0, at) < left)

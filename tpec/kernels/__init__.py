@@ -6,22 +6,22 @@ import torch
 
 from ..grid import round_to_grid
 
-#: (targets [b, rows], base [b, rows], coupling [b, b]) -> values [b, rows]
-BlockRounder = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+#: (targets [b, rows], base [b, rows], coupling [b, b], values [b, rows]) -> None
+BlockRounder = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
-def round_block_torch(targets: torch.Tensor, base: torch.Tensor, coupling: torch.Tensor) -> torch.Tensor:
+def round_block_torch(targets: torch.Tensor, base: torch.Tensor, coupling: torch.Tensor, values: torch.Tensor) -> None:
     """values_j = grid(targets_j - sum_{i<j} coupling_ij (values_i - base_i)); only coupling above the diagonal counts.
 
-    `targets` is overwritten.
+    `targets` is overwritten with values - base. `values` may be `base` itself.
     """
-    values = torch.empty_like(targets)
     last = len(targets) - 1
     for j, target in enumerate(targets):
-        values[j] = round_to_grid(target)
+        value = round_to_grid(target)
+        torch.sub(value, base[j], out=target)
+        values[j] = value
         if j < last:
-            targets[j + 1:].addr_(coupling[j, j + 1:], values[j] - base[j], alpha=-1)
-    return values
+            targets[j + 1:].addr_(coupling[j, j + 1:], target, alpha=-1)
 
 
 #: Columns rounded by one call; the rest of the work is matrix products.

@@ -1,6 +1,7 @@
 """The inner step as one Triton kernel: a program owns some rows of the weight and walks a block of columns."""
 
 import functools
+import threading
 
 import torch
 
@@ -10,6 +11,8 @@ try:
 except ImportError:  # Windows and some builds come without Triton; the torch path does the same.
     triton = None
 
+#: The first of several threads compiles, the others find the result.
+_COMPILING = threading.Lock()
 #: Rows per program and columns per sub-block, the fastest of those tried on an H200.
 _ROWS = 16
 _SUB = 32
@@ -20,10 +23,15 @@ def available() -> bool:
     """Whether Triton is installed and can compile for this machine's device."""
     if triton is None:
         return False
+    with _COMPILING:
+        return _compiles()
+
+
+def _compiles() -> bool:
     try:
         device = torch.device("cuda", torch.cuda.current_device())
         probe = torch.zeros(2, 4, device=device)
-        round_block_triton(probe.clone(), probe, torch.zeros(2, 2, device=device))
+        round_block_triton(probe.clone(), probe, torch.zeros(2, 2, device=device), probe)
     except Exception:  # noqa: BLE001 - compilers fail in many ways (no C compiler, old card); all mean: use torch
         return False
     return True
@@ -65,12 +73,10 @@ if triton is not None:
             tl.debug_barrier()
 
 
-def round_block_triton(targets: torch.Tensor, base: torch.Tensor, coupling: torch.Tensor) -> torch.Tensor:
-    """As round_block_torch; all tensors float32 on one CUDA device, `targets` contiguous and overwritten."""
+def round_block_triton(targets: torch.Tensor, base: torch.Tensor, coupling: torch.Tensor, values: torch.Tensor) -> None:
+    """As round_block_torch; all tensors float32 on one CUDA device, `targets` and `values` contiguous."""
     columns, rows = targets.shape
-    values = torch.empty_like(targets)
     grid = (triton.cdiv(rows, _ROWS),)
     with torch.cuda.device(targets.device):
         _round_block[grid](targets, base.contiguous(), coupling.contiguous(), values, columns, rows,
                            SUB=_SUB, ROWS=_ROWS, num_warps=1)
-    return values

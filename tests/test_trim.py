@@ -54,6 +54,18 @@ def test_objective_goes_to_zero_with_few_moves(shape: tuple[int, int], size: flo
     assert (trimmed.view(torch.uint8) != codes.view(torch.uint8)).float().mean() < 0.02
 
 
+@pytest.mark.parametrize("shape", [(5000, 600), (600, 5000)])
+def test_large_layers_have_moves_enough(shape: tuple[int, int]) -> None:
+    weight, codes, scale, components, metric = layer(*shape)
+    # An error along the whole of the first pair, as large as rounding on the grid makes it.
+    codes = encode(codes.float() + 0.002 * weight / scale)
+    before = principal_error(weight, codes, scale, components, ITEMS).abs() / components.first_value
+    trimmed, _ = trim(weight, codes, scale, components, metric)
+    after = principal_error(weight, trimmed, scale, components, ITEMS).abs() / components.first_value
+    assert before > 1e-4
+    assert after < 1e-6
+
+
 def test_moves_go_to_neighbours_only() -> None:
     weight, codes, scale, components, metric = layer(200, 64)
     trimmed, _ = trim(weight, codes, scale, components, metric)

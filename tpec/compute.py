@@ -56,8 +56,8 @@ class Compute:
 
     def run(self, lane: Lane, item: Read) -> Write:
         """Quantize one weight [out, in]; the returned pieces may still be on their way from the device."""
-        # Without a stream this does nothing.
-        with torch.cuda.stream(self._stream):
+        # Without a stream that one does nothing.
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
             return self._run(lane, item)
 
     def _run(self, lane: Lane, item: Read) -> Write:

@@ -72,9 +72,11 @@ class LowRankMetric:
         # Positive definite by its making: not checking spares the device a stop.
         coupling = unit_upper(torch.eye(self.block, device=v.device) + v @ inverses[1:] @ v.mT, check=False)
         pull = v @ inverses[:-1]
-        # Shifted so that the kernel can measure every error from the weight itself.
-        self._pull = pull + coupling.triu(1).mT @ pull
-        self._coupling = coupling
+        # Shifted so that the kernel can measure every error from the weight itself. Lists, since taking slices of
+        # tensors one by one is what Python would spend its time on.
+        self._pulls = (pull + coupling.triu(1).mT @ pull).unbind()
+        self._couplings = coupling.unbind()
+        self._parts = self._vectors.mT.split(self.block, 1)
 
     def start(self, errors: torch.Tensor) -> torch.Tensor:
         return self._vectors.mT @ errors
@@ -83,13 +85,15 @@ class LowRankMetric:
         return errors.new_zeros(self._vectors.shape[1], errors.shape[1])
 
     def push(self, state: torch.Tensor, begin: int, end: int, change: torch.Tensor) -> None:
-        state.addmm_(self._vectors[begin:end].mT, change)
+        state.addmm_(self._parts[begin // self.block], change)
 
     def aim(self, weights: torch.Tensor, state: torch.Tensor, begin: int, end: int, out: torch.Tensor) -> None:
-        torch.addmm(weights, self._pull[begin // self.block, : end - begin], state, alpha=-1, out=out)
+        pull = self._pulls[begin // self.block]
+        torch.addmm(weights, pull if end - begin == self.block else pull[: end - begin], state, alpha=-1, out=out)
 
     def feedback_coupling(self, begin: int, end: int) -> torch.Tensor:
-        return self._coupling[begin // self.block, : end - begin, : end - begin].contiguous()
+        coupling, size = self._couplings[begin // self.block], end - begin
+        return coupling if size == self.block else coupling[:size, :size].contiguous()
 
     def gradient(self, state: torch.Tensor, errors: torch.Tensor, begin: int, end: int) -> torch.Tensor:
         return errors[begin:end] + (self._vectors[begin:end] * self._strength) @ state

@@ -30,12 +30,12 @@ def feedback(weights: torch.Tensor, metric: Metric, tick: Tick = no_tick) -> tup
     values = torch.empty(weights.shape, device=weights.device)
     errors = torch.empty_like(values)
     state = metric.begin(errors)
-    for begin in range(0, len(weights), metric.block):
-        end = min(begin + metric.block, len(weights))
-        block = errors[begin:end]
-        metric.aim(weights[begin:end], state, begin, end, block)
-        round_block(block, weights[begin:end], metric.feedback_coupling(begin, end), values[begin:end])
-        metric.push(state, begin, end, block)
+    blocks = zip(*(tensor.split(metric.block) for tensor in (weights, errors, values)), strict=True)
+    for index, (base, change, value) in enumerate(blocks):
+        begin, end = index * metric.block, index * metric.block + len(base)
+        metric.aim(base, state, begin, end, change)
+        round_block(change, base, metric.feedback_coupling(begin, end), value)
+        metric.push(state, begin, end, change)
         tick()
     return values, errors
 

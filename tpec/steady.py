@@ -28,10 +28,8 @@ def cholesky(matrix: torch.Tensor, *, check: bool = False) -> torch.Tensor:
 
 
 def cholesky_inverse(lower: torch.Tensor) -> torch.Tensor:
-    """(L L^T)^-1 of the factor L [..., n, n]."""
-    if lower.device.type != "cpu":
-        return torch.cholesky_inverse(lower)
-    eye = torch.eye(lower.shape[-1], dtype=lower.dtype).expand_as(lower)
+    """(L L^T)^-1 of the factor L [..., n, n]; PyTorch's own takes batches one by one on a GPU."""
+    eye = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
     inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
     return inverse.mT @ inverse
 

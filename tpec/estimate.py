@@ -21,7 +21,7 @@ _COUPLING_COPIES = 5
 
 
 #: Layers at a time on a GPU with enough memory.
-_THREADS = 2
+_THREADS = 3
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Estimate:
 def compute_threads(plan: Plan, device: torch.device, calibration: Calibration | None = None) -> int:
     """How many layers a device works on at a time.
 
-    Without calibration a GPU takes less time over a layer than Python over telling it what to do, so two threads do
-    that where there is VRAM for two layers. The result is the same.
+    Without calibration a GPU takes less time over a layer than Python over telling it what to do, so several threads do
+    that where there is VRAM for as many layers. The result is the same.
     """
     if device.type != "cuda" or plan.settings.method != "tpec" or calibration is not None:
         return 1
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + cached
-    return _THREADS if free > _THREADS * estimate(plan, device).device else 1
+    return max(1, min(_THREADS, free // estimate(plan, device).device))
 
 
 def estimate(plan: Plan, device: torch.device, calibration: Calibration | None = None) -> Estimate:

@@ -87,7 +87,7 @@ def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, metric: Metric, s
     codes = torch.where(better, codes.view(torch.uint8), fallback.view(torch.uint8)).view(FP8)
     scale = torch.where(better, scale, base)
     facts = torch.where(better, facts, _as_nearest(facts))
-    facts[8] = sweeps
+    facts[8].fill_(sweeps)
     if components is not None:
         unit = (scale / base).square()
         codes, rise = trim_principal(weight, codes, scale, components, metric, facts[7], (facts[4] - facts[3]) / unit)
@@ -136,7 +136,8 @@ def _round_chunk(weight: torch.Tensor, metric: Metric, scale: torch.Tensor, base
 
 def _as_nearest(facts: torch.Tensor) -> torch.Tensor:
     facts = facts.clone()
-    facts[1], facts[3], facts[5], facts[7] = facts[2], facts[4], 0.0, facts[6]
+    facts[1], facts[3], facts[7] = facts[2], facts[4], facts[6]
+    facts[5].zero_()
     return facts
 
 

@@ -1,13 +1,15 @@
 """File to file on a GPU machine: this project against the disk itself, and against the published scripts, in one run.
 
     python -m benchmarks.end_to_end --folder /data/scratch --size 17 --published ../Learned-Rounding
-    python -m benchmarks.end_to_end --folder /data/scratch --size 17 --gpus 1 2 4 --scaling="--num-iter 8"
+    python -m benchmarks.end_to_end --folder /data/scratch --size 17 --only-scaling --gpus 1 2 \\
+        --scaling="--calibration /data/scratch/calibration.safetensors"
 
 The floor is a plain program that reads the input and writes as many bytes as the output has, block by block, and
 synchronises them to disk once. Every reader finds the input cold (or warm in the page cache with --warm). The published
 scripts are run whole on models of one and of three units (a unit: one double and two single blocks), whose difference
 is the price of two units in loading, converting and saving; the model's own size gives the extrapolation.
-With --gpus, the same job over several processes, and whether the bytes stay the same.
+With --gpus, the same job over several GPUs, and whether the bytes stay the same; a calibrated job, which takes the GPU
+longer than the disk, needs benchmarks.make_calibration first.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from tpec.plan import make_plan
 from tpec.settings import Settings
 
 from . import make_model, peers
-from .common import BLOCK, drop_cache, environment, markdown_table, measured, sha256, times, tpec_command
+from .common import BLOCK, Run, drop_cache, environment, markdown_table, measured, sha256, times, tpec_command
 from .memory import model_file
 
 Seconds = float
@@ -71,13 +73,13 @@ def empty_process() -> Seconds:
     return measured([sys.executable, "-c", f"import torch; torch.zeros(1, device={device})"]).checked().seconds
 
 
-def our_run(source: Path, target: Path, method: str, extra: list[str], gpus: int = 1) -> Seconds:
-    """Wall seconds of the whole command."""
+def our_run(source: Path, target: Path, method: str, extra: list[str], processes: int = 1) -> Run:
+    """The whole command, under torchrun where there are several processes."""
     command = tpec_command("quantize", source, "-o", target, "--method", method, "--quiet", "--overwrite", *extra)
-    if gpus > 1:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus),
+    if processes > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
                    *command[1:]]
-    return measured(command).checked().seconds
+    return measured(command).checked()
 
 
 def repeated(args: argparse.Namespace, source: Path, once: Callable[[], Seconds]) -> Seconds:
@@ -126,9 +128,9 @@ def compare(args: argparse.Namespace, source: Path) -> None:
     # Triton compiles its kernels at the first use on a machine, which takes seconds, and never again.
     for title in ("first run on this machine", "again"):
         print(f"tpec on {probes[0].stat().st_size / 1e9:.2f} GB, {title}: "
-              f"{our_run(probes[0], target, 'tpec', args.extra):.1f} s", flush=True)
+              f"{our_run(probes[0], target, 'tpec', args.extra).seconds:.1f} s", flush=True)
     for method in args.methods:
-        seconds = repeated(args, source, lambda method=method: our_run(source, target, method, args.extra))
+        seconds = repeated(args, source, lambda method=method: our_run(source, target, method, args.extra).seconds)
         rows.append((f"tpec --method {method}", seconds))
         target.unlink()
     ours = rows[-1]
@@ -145,23 +147,26 @@ def compare(args: argparse.Namespace, source: Path) -> None:
 
 
 def scale(args: argparse.Namespace, source: Path) -> None:
-    """Part (e): the same job on 1, 2, ... GPUs."""
-    rows = []
-    digests = set()
+    """Part (e): the same job on 1, 2, ... GPUs, by torchrun and within one process."""
+    options, target = shlex.split(args.scaling), args.folder / "out.safetensors"
+    rows: list[tuple[str, Run, str]] = []
     for gpus in args.gpus:
-        ready(source, args.warm)
-        target = args.folder / "out.safetensors"
-        seconds = our_run(source, target, "tpec", shlex.split(args.scaling), gpus)
-        digest = sha256(target)
-        target.unlink()
-        digests.add(digest)
-        rows.append((gpus, seconds, digest))
-    base = rows[0][1]
+        lanes = ",".join(f"cuda:{index}" for index in range(gpus))
+        ways = {f"{gpus} GPU, one process": (["--device", lanes, *options], 1)}
+        if gpus > 1:
+            ways[f"{gpus} GPUs, torchrun"] = (options, gpus)
+        for title, (extra, processes) in ways.items():
+            ready(source, args.warm)
+            run = our_run(source, target, "tpec", extra, processes)
+            rows.append((title, run, sha256(target)))
+            target.unlink()
+            print(f"{title}: {run.seconds:.1f} s", flush=True)
+    base = rows[0][1].seconds
     print(f"\nscaling with {args.scaling or 'default settings'}\n")
-    print(markdown_table(("processes", "seconds", "speed-up", "sha256"),
-                         [(str(gpus), f"{seconds:.1f}", times(base, seconds), digest[:16])
-                          for gpus, seconds, digest in rows]))
-    print("all outputs identical" if len(digests) == 1 else "OUTPUTS DIFFER", flush=True)
+    print(markdown_table(("run", "seconds", "speed-up", "peak memory of a process, GB", "sha256"),
+                         [(title, f"{run.seconds:.1f}", times(base, run.seconds), f"{run.peak_bytes / 1e9:.2f}",
+                           digest[:16]) for title, run, digest in rows]))
+    print("all outputs identical" if len({digest for _, _, digest in rows}) == 1 else "OUTPUTS DIFFER", flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -176,7 +181,7 @@ def arguments() -> argparse.Namespace:
                         help="published scripts to extrapolate (default both)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of the floor and of each method (default 1)")
     parser.add_argument("--warm", action="store_true", help="input in the page cache, as after a download")
-    parser.add_argument("--gpus", type=int, nargs="*", default=[], help="also scale over these numbers of processes")
+    parser.add_argument("--gpus", type=int, nargs="*", default=[], help="also scale over these numbers of GPUs")
     parser.add_argument("--only-scaling", action="store_true", help="leave the comparison out")
     parser.add_argument("--scaling", default="", help="options of `tpec quantize` for the scaling runs, as one string")
     parser.add_argument("extra", nargs="*", help="further options of `tpec quantize` for the comparison, after --")

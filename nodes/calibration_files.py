@@ -4,7 +4,7 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..tpec.calibration_file import load_calibration
+from ..tpec.calibration_file import open_calibration
 from ..tpec.publish import IF_EXISTS, publish
 from .handles import CALIBRATION, CATEGORY, CalibrationHandle
 from .paths import CALIBRATION_FOLDER, calibration_root, listed_names, listed_path, loader_name, save_target
@@ -63,5 +63,5 @@ class TPECLoadCalibration(io.ComfyNode):
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         path = listed_path(CALIBRATION_FOLDER, name)
-        summary = load_calibration(path).summary()
+        summary = open_calibration(path).summary()
         return io.NodeOutput(CalibrationHandle(path, summary), summary)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..tpec import __version__
-from ..tpec.calibration_file import load_calibration
+from ..tpec.calibration_file import open_calibration
 from ..tpec.errors import TpecError
 from ..tpec.estimate import estimate
 from ..tpec.pipeline import quantize
@@ -61,7 +61,7 @@ def whole(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:
 
 
 def _compute(request: QuantizeRequest, key: str, plan: Plan, output: Path, progress: Progress) -> QuantizedHandle:
-    calibration = load_calibration(request.calibration.file()) if request.calibration else None
+    calibration = open_calibration(request.calibration.file()) if request.calibration else None
 
     def need(device: torch.device) -> int:
         return estimate(plan, device, calibration).device

@@ -1,6 +1,7 @@
 """Statistics of real inputs: merging, their file, what they do to a run, and that foreign ones are refused."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from samples import HIDDEN, generator, load, names_in, save_flux, sha256
 from tpec.accumulate import GramAccumulator, SketchAccumulator
 from tpec.calibrated import calibrated_metric, centred, check_calibration, damping
 from tpec.calibration import Calibration, InputStats, hash_layers, merge
-from tpec.calibration_file import load_calibration, save_calibration
+from tpec.calibration_file import load_calibration, open_calibration, save_calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.errors import TpecError
 from tpec.grid import decode
@@ -407,3 +408,36 @@ def test_calibration_by_the_command_line(tmp_path: Path) -> None:
     assert main(["quantize", source, "-o", output, "--calibration", str(path), "--quiet"]) == 0
     quantize(plan, tmp_path / "direct", calibration=load_calibration(path))
     assert sha256(tmp_path / "q") == sha256(tmp_path / "direct")
+
+
+def test_opened_file_gives_what_is_loaded_and_little_stays_in_memory(tmp_path: Path) -> None:
+    path = save_calibration(both(), tmp_path / "c.safetensors")
+    opened, loaded = open_calibration(path), load_calibration(path)
+    assert equal(opened, loaded)
+    assert opened.nbytes == loaded.nbytes
+    for name, group in loaded.groups.items():
+        assert torch.equal(opened.groups[name].second_moment(CPU), group.second_moment(CPU))
+        assert torch.equal(opened.groups[name].energies(), group.energies())
+        held = [value for value in vars(opened.groups[name]).values() if isinstance(value, torch.Tensor)]
+        assert [part.numel() for part in held] == [group.width]
+    assert equal(merge(opened, opened), merge(loaded, loaded))
+    assert open_calibration(path).digest() == opened.digest() != loaded.digest()
+
+
+def test_opened_file_is_not_the_one_that_took_its_name(tmp_path: Path) -> None:
+    path = save_calibration(both(), tmp_path / "c.safetensors")
+    opened = open_calibration(path)
+    if os.name == "posix":
+        save_calibration(both(seed=1), path, overwrite=True)
+    assert torch.equal(opened.groups["a"].gram, both().groups["a"].gram)
+
+
+def test_damage_found_while_quantizing_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    plan = flux_plan(tmp_path)
+    path = save_calibration(flux_calibration(plan), tmp_path / "c.safetensors")
+    name = next(name for name in load(path) if name.endswith(".gram"))
+    damage(path, lambda tensors, metadata: tensors[name].fill_(float("nan")))
+    before = names_in(tmp_path)
+    with pytest.raises(TpecError, match=rf"c.safetensors is damaged \('{name}' is not finite\): collect"):
+        quantize(plan, tmp_path / "q", calibration=open_calibration(path))
+    assert names_in(tmp_path) == before

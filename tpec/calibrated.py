@@ -123,9 +123,7 @@ def layer_options(plan: Plan, calibration: Calibration | None) -> Mapping[str, L
 
 
 def _fp8_options(stats: InputStats) -> LayerOptions:
-    diagonal = stats.gram.diagonal() if stats.gram is not None else (
-        stats.rest + stats.vectors.square() @ stats.values)
-    typical = diagonal.mean().sqrt().item()
+    typical = stats.energies().mean().sqrt().item()
     if stats.absmax <= 0 or stats.absmax > _FP8_RANGE / 8 * typical:
         return LayerOptions(full_precision=True)
     return LayerOptions(input_scale=stats.absmax / FP8_MAX, full_precision=False)

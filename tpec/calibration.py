@@ -43,6 +43,11 @@ class InputStats:
         vectors = self.vectors.to(device)
         return (vectors * self.values.to(device)) @ vectors.mT + torch.diag(self.rest.to(device))
 
+    def energies(self) -> torch.Tensor:
+        """The diagonal of E[x x^T] [n]."""
+        gram = self.gram
+        return gram.diagonal() if gram is not None else self.rest + self.vectors.square() @ self.values
+
     @property
     def nbytes(self) -> int:
         tensors = (self.mean, self.gram, self.vectors, self.values, self.rest)
@@ -55,7 +60,7 @@ class Calibration:
 
     `outputs` holds statistics of the gradients at layers' outputs, of as many layers as there are any. `shapes` are the
     weights [out, in] of all the model's Linear layers, also of those that saw no input; empty when an earlier version
-    wrote the file.
+    wrote the file. `identity` is that of the file which the statistics are read from, if they are.
     """
 
     groups: Mapping[str, InputStats]
@@ -65,6 +70,7 @@ class Calibration:
     runs: int = 0
     outputs: Mapping[str, OutputStats] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    identity: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         unknown = set(self.layers.values()) - self.groups.keys()
@@ -86,7 +92,9 @@ class Calibration:
                 f"{min(tokens):,} to {max(tokens):,} tokens, {self.nbytes / 1e6:.1f} MB")
 
     def digest(self) -> str:
-        """A hash of the content, for resuming and caching."""
+        """A hash of the content, or of the file's header, size and time, for resuming."""
+        if self.identity is not None:
+            return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         digest = hashlib.sha256(json.dumps([dict(self.layers), self.layers_hash], sort_keys=True).encode())
         for name, stats in sorted(self.groups.items()):
             digest.update(f"{name} {stats.tokens} {stats.absmax}".encode())
@@ -113,7 +121,7 @@ def merge(first: Calibration, second: Calibration) -> Calibration:
         raise TpecError("The two calibrations share inputs differently between layers: collect them anew.")
     groups = {name: merge_stats(name, stats, second.groups[name]) for name, stats in first.groups.items()}
     return replace(first, groups=groups, runs=first.runs + second.runs, shapes=first.shapes or second.shapes,
-                   outputs=merge_outputs(first.outputs, second.outputs))
+                   outputs=merge_outputs(first.outputs, second.outputs), identity=None)
 
 
 def merge_stats(name: str, a: InputStats, b: InputStats) -> InputStats:

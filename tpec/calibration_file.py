@@ -2,22 +2,27 @@
 and "LAYER.output_gram" where gradients were collected."""
 
 import json
+import math
 import os
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from .calibration import VERSION, Calibration, InputStats, hash_layers
-from .checkpoint import Reader, open_checkpoint
-from .demo import write_safetensors
+from .checkpoint import open_checkpoint
 from .errors import TpecError
-from .header import TensorInfo
 from .outputs import OutputStats, run_shape
 from .spool import sync_folder
+from .stored import StoredFile, StoredOutputs, StoredStats, folded
 
 _KIND = "tpec_calibration"
-_PLAIN = ("mean", "vectors", "values", "rest")
+
+#: A tensor of the file: its name, its shape, and what makes it.
+_Part = tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]
 
 
 def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool = False) -> Path:
@@ -34,9 +39,7 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
                                           for name, stats in calibration.outputs.items()})
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        write_safetensors(part, _tensors(calibration), metadata)
-        with open(part, "r+b") as file:
-            os.fsync(file.fileno())
+        _write(part, list(_parts(calibration)), metadata)
         os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -46,8 +49,11 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
     return path
 
 
-def load_calibration(path: Path | str) -> Calibration:
-    """Read a calibration file. Raises TpecError for anything else."""
+def open_calibration(path: Path | str) -> Calibration:
+    """A calibration whose large parts are read from the file when they are needed; the file stays open meanwhile.
+
+    Raises TpecError for anything else; what is wrong within a large part is said when it is read.
+    """
     checkpoint = open_checkpoint(path)
     meta = checkpoint.metadata
     if meta.get("kind") != _KIND:
@@ -55,33 +61,63 @@ def load_calibration(path: Path | str) -> Calibration:
     if meta.get("version") != VERSION:
         raise TpecError(f"{checkpoint.name} is of calibration version {meta.get('version')}, this program reads "
                         f"{VERSION}: collect it anew or update.")
+    file = StoredFile(checkpoint)
     try:
         facts, layers = _table(meta["facts"]), _table(meta["layers"])
         if not layers or not set(layers.values()) <= facts.keys():
             raise ValueError("its layers name no statistics")
-        with Reader(checkpoint) as reader:
-            groups = {name: _stats(reader, checkpoint.tensors, name, fact) for name, fact in facts.items()}
-            outputs = {name: _outputs(reader, checkpoint.tensors, name, fact)
-                       for name, fact in _table(meta.get("outputs", "{}")).items()}
+        groups = {name: StoredStats(file, name, float(fact["absmax"]), int(fact["tokens"]))
+                  for name, fact in facts.items()}
+        outputs = {name: StoredOutputs(file, name, int(fact["rows"]), int(fact["tokens"]))
+                   for name, fact in _table(meta.get("outputs", "{}")).items()}
         return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs,
-                           _shapes(meta.get("shapes", "{}"), meta["layers_hash"]))
+                           _shapes(meta.get("shapes", "{}"), meta["layers_hash"]), checkpoint.identity())
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
-        raise TpecError(f"{checkpoint.name} is damaged ({error}): collect the calibration anew.") from None
+        raise file.damaged(error) from None
 
 
-def _tensors(calibration: Calibration) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
+def load_calibration(path: Path | str) -> Calibration:
+    """A calibration in memory; the file is closed again. Raises TpecError for anything else."""
+    stored = open_calibration(path)
+    groups = {name: stats.whole() for name, stats in stored.groups.items()}
+    outputs = {name: stats.whole() for name, stats in stored.outputs.items()}
+    return replace(stored, groups=groups, outputs=outputs, identity=None)
+
+
+def _parts(calibration: Calibration) -> Iterator[_Part]:
     for name, stats in calibration.groups.items():
-        for part in _PLAIN:
-            if getattr(stats, part) is not None:
-                tensors[f"{name}.{part}"] = getattr(stats, part)
+        yield f"{name}.mean", (stats.width,), partial(getattr, stats, "mean")
         if stats.gram is not None:
-            row, column = torch.triu_indices(stats.width, stats.width)
-            tensors[f"{name}.gram"] = stats.gram[row, column]
+            yield f"{name}.gram", (stats.width * (stats.width + 1) // 2,), partial(_folded, stats)
+            continue
+        yield f"{name}.vectors", tuple(stats.vectors.shape), partial(getattr, stats, "vectors")
+        yield f"{name}.values", tuple(stats.values.shape), partial(getattr, stats, "values")
+        yield f"{name}.rest", (stats.width,), partial(getattr, stats, "rest")
     for name, stats in calibration.outputs.items():
-        row, column = torch.triu_indices(*stats.gram.shape[1:])
-        tensors[f"{name}.output_gram"] = stats.gram[:, row, column]
-    return tensors
+        runs, size = run_shape(stats.rows)
+        yield f"{name}.output_gram", (runs, size * (size + 1) // 2), partial(_folded, stats)
+
+
+def _folded(stats: InputStats | OutputStats) -> torch.Tensor:
+    return folded(stats.gram)
+
+
+def _write(path: Path, parts: list[_Part], metadata: dict[str, str]) -> None:
+    """A safetensors file of float32 tensors, made one by one: several times as much as all of them is much memory."""
+    header: dict[str, object] = {"__metadata__": metadata}
+    at = 0
+    for name, shape, _ in parts:
+        end = at + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, _, make in parts:
+            file.write(memoryview(make().contiguous().cpu().numpy()).cast("B"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _table(text: str) -> dict[str, object]:
@@ -97,43 +133,3 @@ def _shapes(text: str, expected: str) -> dict[str, tuple[int, ...]]:
     if shapes and hash_layers(shapes) != expected:
         raise ValueError("its list of layers is not what it was")
     return shapes
-
-
-def _stats(reader: Reader, known: Mapping[str, TensorInfo], name: str, fact: Mapping[str, float]) -> InputStats:
-    width = known[f"{name}.mean"].items
-    found = {part: known[f"{name}.{part}"] for part in ("gram", *_PLAIN) if f"{name}.{part}" in known}
-    k = found["values"].items if "values" in found else 0
-    expected = {"mean": (width,), "gram": (width * (width + 1) // 2,)} if "gram" in found else {
-        "mean": (width,), "vectors": (width, k), "values": (k,), "rest": (width,)}
-    if {part: (info.dtype, info.shape) for part, info in found.items()} != {
-            part: ("F32", shape) for part, shape in expected.items()}:
-        raise ValueError(f"'{name}' has parts of the wrong form")
-    parts = {part: reader.tensor(info.name) for part, info in found.items()}
-    absmax, tokens = float(fact["absmax"]), int(fact["tokens"])
-    if tokens < 1 or not all(bool(part.isfinite().all()) for part in (*parts.values(), torch.tensor(absmax))):
-        raise ValueError(f"'{name}' is not finite")
-    if "gram" in parts:
-        parts["gram"] = _symmetric(parts["gram"], width)
-    return InputStats(absmax=absmax, tokens=tokens, **parts)
-
-
-def _outputs(reader: Reader, known: Mapping[str, TensorInfo], name: str, fact: Mapping[str, int]) -> OutputStats:
-    rows, tokens = int(fact["rows"]), int(fact["tokens"])
-    if rows < 1 or tokens < 1:
-        raise ValueError(f"'{name}' has no outputs")
-    runs, size = run_shape(rows)
-    info = known[f"{name}.output_gram"]
-    if (info.dtype, info.shape) != ("F32", (runs, size * (size + 1) // 2)):
-        raise ValueError(f"the outputs of '{name}' are of the wrong form")
-    packed = reader.tensor(info.name)
-    if not packed.isfinite().all():
-        raise ValueError(f"the outputs of '{name}' are not finite")
-    return OutputStats(_symmetric(packed, size), rows, tokens)
-
-
-def _symmetric(triangle: torch.Tensor, size: int) -> torch.Tensor:
-    """Symmetric [..., size, size] from its upper triangle [..., size (size + 1) / 2]."""
-    full = triangle.new_zeros(*triangle.shape[:-1], size, size)
-    row, column = torch.triu_indices(size, size)
-    full[..., row, column] = triangle
-    return full + full.triu(1).mT

@@ -203,9 +203,9 @@ def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path,
 def _calibration(options: argparse.Namespace):  # noqa: ANN202 - imported only when asked for
     if options.calibration is None:
         return None
-    from .calibration_file import load_calibration
+    from .calibration_file import open_calibration
 
-    return load_calibration(options.calibration)
+    return open_calibration(options.calibration)
 
 
 def _write_report(path: Path, report: Report) -> None:

@@ -23,10 +23,10 @@ class RowCoupling:
     """A layer's damped output statistics, ready for rounding its rows; on one device."""
 
     def __init__(self, stats: OutputStats, device: torch.device) -> None:
-        self.rows, self.run = stats.rows, stats.gram.shape[1]
+        matrix = stats.on(device)
+        self.rows, self.run = stats.rows, matrix.shape[1]
         low, high = _DAMPING
         share = min(max(_SHRINKAGE * self.run / max(stats.tokens, 1), low), high)
-        matrix = stats.gram.to(device)
         average = matrix.diagonal(dim1=-2, dim2=-1).sum() / self.rows
         matrix = matrix / average.clamp(min=torch.finfo(torch.float32).tiny)
         # Strided groups take a few rows of everything (of every head, say), so that each finds partners left.

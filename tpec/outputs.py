@@ -32,6 +32,10 @@ class OutputStats:
     def nbytes(self) -> int:
         return self.gram.nbytes
 
+    def on(self, device: torch.device) -> torch.Tensor:
+        """`gram` on a device."""
+        return self.gram.to(device)
+
 
 def run_shape(rows: int) -> tuple[int, int]:
     """(runs, rows per run) for a layer of `rows` outputs."""

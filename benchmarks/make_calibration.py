@@ -1,0 +1,82 @@
+"""A calibration file as a large model's would be: every layer has statistics of its own, nothing is shared.
+
+    python -m benchmarks.make_calibration /data/scratch/model.safetensors /data/scratch/calibration.safetensors
+
+The figures are made up (see synthetic.py); their number and forms are those of a real file. With --gradients the file
+also has what `sensitivity` collects.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from tpec.accumulate import SKETCH_SHARE, WIDTH_LIMIT
+from tpec.calibration import Calibration, InputStats, hash_layers
+from tpec.calibration_file import save_calibration
+from tpec.checkpoint import open_checkpoint
+from tpec.families import QUANTIZE
+from tpec.plan import make_plan
+from tpec.settings import Settings
+
+from . import synthetic
+
+
+class Made(Mapping):
+    """Values that are made each time somebody looks."""
+
+    def __init__(self, makers: dict[str, Callable[[], object]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> object:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def input_stats(width: int, seed: int, device: torch.device) -> InputStats:
+    """In the form that the engine keeps for inputs of such a width."""
+    mean = torch.zeros(width)
+    if width <= WIDTH_LIMIT:
+        return InputStats(mean, 1.0, synthetic.TOKENS, synthetic.gram(width, seed, device))
+    k = width // SKETCH_SHARE
+    random = synthetic.generator(seed, device)
+    vectors = torch.randn(width, k, generator=random, device=device).mul_(width**-0.5)
+    values = torch.arange(1, k + 1, device=device) ** -1.0 * width
+    return InputStats(mean, 1.0, synthetic.TOKENS, None, vectors, values, torch.full((width,), 0.5))
+
+
+def calibration(model: Path, device: torch.device, gradients: bool) -> Calibration:
+    """One group per layer of the model's plan; the parts are made on `device` when they are looked at."""
+    plan = make_plan(open_checkpoint(model), Settings())
+    layers = plan.of(QUANTIZE)
+    shapes = {layer.local_layer: layer.shape for layer in layers}
+    groups = Made({name: lambda width=shape[1], seed=seed: input_stats(width, seed, device)
+                   for seed, (name, shape) in enumerate(shapes.items())})
+    outputs = Made({name: lambda rows=shape[0], seed=seed: synthetic.outputs(rows, seed, device)
+                    for seed, (name, shape) in enumerate(shapes.items())} if gradients else {})
+    return Calibration(groups, {name: name for name in shapes}, hash_layers(shapes), model.name, 1, outputs, shapes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it is made up")
+    parser.add_argument("--gradients", action="store_true", help="output statistics too")
+    args = parser.parse_args()
+    begun = time.perf_counter()
+    made = calibration(args.model, torch.device(args.device), args.gradients)
+    save_calibration(made, args.output, overwrite=True)
+    print(f"{args.output.stat().st_size / 1e9:.2f} GB for {len(made.layers)} layers, "
+          f"{time.perf_counter() - begun:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,7 @@
 """The CUDA path: the Triton kernel against the torch one, and whole files."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,18 @@ def test_lanes_on_one_gpu_or_several_give_the_same_bytes(tmp_path: Path) -> None
         report = quantize(plan, tmp_path / name, devices=devices)
         assert report.device == ", ".join(map(str, devices)) and not report.notes
         assert (tmp_path / name).read_bytes() == (tmp_path / "one").read_bytes()
+
+
+def test_fresh_process_with_several_threads(tmp_path: Path) -> None:
+    """PyTorch and Triton load much at their first use, and several layers are begun at once."""
+    source = tmp_path / "model.safetensors"
+    write_safetensors(source, demo_tensors(), {})
+    for attempt, devices in enumerate(("cuda", "cuda:0,cuda:0", "cuda", "cuda:0,cuda:0")):
+        done = subprocess.run([sys.executable, "-m", "tpec", "quantize", source, "-o", tmp_path / f"{attempt}",
+                               "--device", devices, "--quiet"], capture_output=True, text=True, check=False,
+                              cwd=Path(__file__).parents[1])
+        assert done.returncode == 0, done.stderr
+    assert len({(tmp_path / f"{attempt}").read_bytes() for attempt in range(4)}) == 1
 
 
 def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> None:

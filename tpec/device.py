@@ -26,6 +26,13 @@ def fast_products(devices: Sequence[torch.device]) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def load_libraries(devices: Sequence[torch.device]) -> None:
+    """Let PyTorch load its linear algebra for GPUs, which it does at the first use and not from two threads at once."""
+    device = next((device for device in devices if device.type == "cuda"), None)
+    if device is not None:
+        torch.linalg.cholesky_ex(torch.ones(1, 1, device=device))
+
+
 def choose_devices(wanted: str, rank: int = 0) -> tuple[torch.device, ...]:
     """`auto`, `cpu`, `cuda`, `cuda:1`, or several separated by commas. Raises TpecError for one not there.
 

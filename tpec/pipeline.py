@@ -15,7 +15,7 @@ from .calibrated import calibration_record, check_calibration, layer_options
 from .calibration import Calibration
 from .checkpoint import Reader
 from .compute import Compute
-from .device import fast_products
+from .device import fast_products, load_libraries
 from .errors import TpecError
 from .estimate import compute_threads
 from .families import DROP, QUANTIZE
@@ -157,6 +157,7 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None,
              for device, tasks, reader, writer, journal, several
              in zip(devices, mine, readers, writers, journals, compute, strict=True)]
     try:
+        load_libraries(devices)
         with fast_products(devices):
             _run_lanes(lanes, meter)
     finally:

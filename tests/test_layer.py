@@ -40,9 +40,9 @@ def loss(weight: torch.Tensor, result: Quantized, metric: Metric) -> float:
 
 
 def metric_matrix(metric: Metric, n: int) -> torch.Tensor:
-    """M in the metric's order, column by column from its own gradient."""
+    """M in the metric's order, column by column from its own descent."""
     eye = torch.eye(n)
-    return metric.gradient(metric.start(eye), eye, 0, n)
+    return -metric.descent(torch.zeros(n, n), metric.start(eye), eye, 0, n) * metric.diagonal[:, None]
 
 
 def relative_error(weight: torch.Tensor, result: Quantized) -> float:

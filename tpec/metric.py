@@ -19,7 +19,8 @@ class Metric(Protocol):
 
     `order` [n] puts the columns into rounding order; all else is in that order. `start(errors)` makes the running
     state of a chunk of rows and `begin(errors)` that of rows of which nothing is rounded yet, whatever `errors` holds;
-    `push` tells it that errors[begin:end] grew by `change`. `aim` writes to `out` what to round a block's weights to.
+    `push` tells it that errors[begin:end] grew by `change`. `aim` writes to `out` what to round a block's weights to
+    when the columns behind it are still open, `descent` gives what to round its `values` to when all are rounded.
     `loss` is tr(E M E^T), or tr(F M E^T) with the errors F = S E weighed by how rows count together.
     """
 
@@ -37,9 +38,10 @@ class Metric(Protocol):
 
     def feedback_coupling(self, begin: int, end: int) -> torch.Tensor: ...
 
-    def gradient(self, state: torch.Tensor, errors: torch.Tensor, begin: int, end: int) -> torch.Tensor: ...
+    def descent(self, values: torch.Tensor, state: torch.Tensor, errors: torch.Tensor, begin: int,
+                end: int) -> torch.Tensor: ...
 
-    def gradient_coupling(self, begin: int, end: int) -> torch.Tensor: ...
+    def descent_coupling(self, begin: int, end: int) -> torch.Tensor: ...
 
     def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor: ...
 
@@ -95,10 +97,16 @@ class LowRankMetric:
         coupling, size = self._couplings[begin // self.block], end - begin
         return coupling if size == self.block else coupling[:size, :size].contiguous()
 
-    def gradient(self, state: torch.Tensor, errors: torch.Tensor, begin: int, end: int) -> torch.Tensor:
-        return errors[begin:end] + (self._vectors[begin:end] * self._strength) @ state
+    def gradient(self, errors: torch.Tensor) -> torch.Tensor:
+        """M E for errors [n, rows]."""
+        return errors + (self._vectors * self._strength) @ self.start(errors)
 
-    def gradient_coupling(self, begin: int, end: int) -> torch.Tensor:
+    def descent(self, values: torch.Tensor, state: torch.Tensor, errors: torch.Tensor, begin: int,
+                end: int) -> torch.Tensor:
+        gradient = torch.addmm(errors[begin:end], self._vectors[begin:end] * self._strength, state)
+        return torch.addcdiv(values, gradient, self.diagonal[begin:end, None], value=-1)
+
+    def descent_coupling(self, begin: int, end: int) -> torch.Tensor:
         v = self._vectors[begin:end]
         return (v * self._strength) @ v.mT / self.diagonal[begin:end]
 
@@ -115,9 +123,11 @@ class DenseMetric:
     def __init__(self, matrix: torch.Tensor, order: torch.Tensor) -> None:
         self.order = order
         self.block = block_size(matrix.device)
-        self._matrix = matrix[order][:, order]
-        self.diagonal = self._matrix.diagonal().clone()
-        self._upper = unit_upper(self._matrix)
+        matrix = matrix[order][:, order]
+        self.diagonal = matrix.diagonal().clone()
+        self._upper = unit_upper(matrix)
+        # Rows in units of the diagonal, as descent wants them.
+        self._scaled = matrix.div_(self.diagonal[:, None])
 
     def start(self, errors: torch.Tensor) -> torch.Tensor:
         return errors
@@ -134,14 +144,16 @@ class DenseMetric:
     def feedback_coupling(self, begin: int, end: int) -> torch.Tensor:
         return self._upper[begin:end, begin:end].contiguous()
 
-    def gradient(self, state: torch.Tensor, errors: torch.Tensor, begin: int, end: int) -> torch.Tensor:
-        return self._matrix[begin:end] @ errors
+    def descent(self, values: torch.Tensor, state: torch.Tensor, errors: torch.Tensor, begin: int,
+                end: int) -> torch.Tensor:
+        return torch.addmm(values, self._scaled[begin:end], errors, alpha=-1)
 
-    def gradient_coupling(self, begin: int, end: int) -> torch.Tensor:
-        return self._matrix[begin:end, begin:end] / self.diagonal[begin:end]
+    def descent_coupling(self, begin: int, end: int) -> torch.Tensor:
+        return self._scaled[begin:end, begin:end].mT.contiguous()
 
     def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor:
-        return total((errors if weighed is None else weighed) * (self._matrix @ errors))
+        gradient = (self._scaled @ errors).mul_(self.diagonal[:, None])
+        return total(gradient.mul_(errors if weighed is None else weighed))
 
 
 def unit_upper(matrix: torch.Tensor, *, check: bool = True) -> torch.Tensor:

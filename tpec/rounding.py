@@ -53,15 +53,12 @@ def descend(values: torch.Tensor, errors: torch.Tensor, metric: Metric, tick: Ti
     The loss never rises. Returns the number of weights that moved (a 0-d tensor on the device, not synchronised).
     """
     round_block = block_rounder(values.device)
-    state = metric.start(errors)
-    moved = torch.zeros((), dtype=torch.int64, device=values.device)
-    for begin in range(0, len(values), metric.block):
-        end = min(begin + metric.block, len(values))
-        block = values[begin:end]
-        change = metric.gradient(state, errors, begin, end).div_(metric.diagonal[begin:end, None]).sub_(block).neg_()
-        round_block(change, block, metric.gradient_coupling(begin, end), block)
-        moved += change.count_nonzero()
-        errors[begin:end] += change
+    state, before = metric.start(errors), values.clone()
+    for index, (block, error) in enumerate(zip(values.split(metric.block), errors.split(metric.block), strict=True)):
+        begin, end = index * metric.block, index * metric.block + len(block)
+        change = metric.descent(block, state, errors, begin, end)
+        round_block(change, block, metric.descent_coupling(begin, end), block)
+        error += change
         metric.push(state, begin, end, change)
         tick()
-    return moved
+    return (values != before).sum()

@@ -15,6 +15,7 @@ from .errors import TpecError
 from .header import TensorInfo
 from .outputs import OutputStats, run_shape
 
+_CPU = torch.device("cpu")
 _PLAIN = ("mean", "vectors", "values", "rest")
 
 
@@ -29,10 +30,11 @@ class StoredFile:
     def close(self) -> None:
         self._reader.close()
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """The tensor, float32 on the CPU. Raises TpecError when it holds anything but finite numbers."""
+    def tensor(self, name: str, device: torch.device = _CPU) -> torch.Tensor:
+        """The tensor, float32 on `device`. Raises TpecError when it holds anything but finite numbers."""
         with self._lock:
             found = self._reader.tensor(name)
+        found = found.to(device)
         if not found.isfinite().all():
             raise self.damaged(f"'{name}' is not finite")
         return found
@@ -61,7 +63,7 @@ class StoredStats(InputStats):
 
     @property
     def gram(self) -> torch.Tensor | None:
-        return self._gram(torch.device("cpu"))
+        return self._gram(_CPU)
 
     @property
     def vectors(self) -> torch.Tensor | None:
@@ -82,7 +84,7 @@ class StoredStats(InputStats):
         return small + (4 * self.width**2 if f"{self._name}.gram" in infos else 0)
 
     def second_moment(self, device: torch.device | None = None) -> torch.Tensor:
-        gram = self._gram(device or torch.device("cpu"))
+        gram = self._gram(device or _CPU)
         return gram if gram is not None else super().second_moment(device)
 
     def whole(self) -> InputStats:
@@ -90,12 +92,12 @@ class StoredStats(InputStats):
         return InputStats(self.mean, self.absmax, self.tokens, self.gram, self.vectors, self.values, self.rest)
 
     def _gram(self, device: torch.device) -> torch.Tensor | None:
-        packed = self._part("gram")
-        return None if packed is None else _unfolded(packed.to(device), self.width)
+        packed = self._part("gram", device)
+        return None if packed is None else _unfolded(packed, self.width)
 
-    def _part(self, part: str) -> torch.Tensor | None:
+    def _part(self, part: str, device: torch.device = _CPU) -> torch.Tensor | None:
         name = f"{self._name}.{part}"
-        return self._file.tensor(name) if name in self._file.checkpoint.tensors else None
+        return self._file.tensor(name, device) if name in self._file.checkpoint.tensors else None
 
 
 class StoredOutputs(OutputStats):
@@ -113,7 +115,7 @@ class StoredOutputs(OutputStats):
 
     @property
     def gram(self) -> torch.Tensor:
-        return self.on(torch.device("cpu"))
+        return self.on(_CPU)
 
     @property
     def nbytes(self) -> int:
@@ -121,7 +123,7 @@ class StoredOutputs(OutputStats):
         return 4 * runs * size * size
 
     def on(self, device: torch.device) -> torch.Tensor:
-        return _unfolded(self._file.tensor(self._tensor).to(device), run_shape(self.rows)[1])
+        return _unfolded(self._file.tensor(self._tensor, device), run_shape(self.rows)[1])
 
     def whole(self) -> OutputStats:
         """The same, in memory."""

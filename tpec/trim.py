@@ -9,7 +9,7 @@ import math
 import torch
 
 from .grid import encode, neighbour
-from .metric import Metric
+from .metric import LowRankMetric
 from .principal import Components, row_chunks
 from .steady import total
 
@@ -30,7 +30,7 @@ def principal_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tens
 
 
 def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, components: Components,
-                   metric: Metric, error: torch.Tensor, room: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                   metric: LowRankMetric, error: torch.Tensor, room: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes float8_e4m3fn [rows, n], changed in place, with the objective near zero; few rows and columns change.
 
     `error` is the codes' `principal_error`. Also returns what that adds to the layer's loss, 0-d in units of scale^2;
@@ -43,7 +43,7 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
     errors = whole.sub_(weight[rows].float() / scale).mT[metric.order]
     # Where the columns are in the metric's order.
     at = metric.order.argsort()[columns]
-    slope = metric.gradient(metric.start(errors), errors, 0, len(errors))[at].mT
+    slope = metric.gradient(errors)[at].mT
     pull = torch.outer(components.first_left[rows], components.first_right[columns]) * (scale / components.unit)
     move = neighbour(before, pull * error < 0).sub_(before)
     gain = (pull * move).abs_()

@@ -160,7 +160,7 @@ def scale(args: argparse.Namespace, source: Path) -> None:
             run = our_run(source, target, "tpec", extra, processes)
             rows.append((title, run, sha256(target)))
             target.unlink()
-            print(f"{title}: {run.seconds:.1f} s", flush=True)
+            print(f"{title}: {run.seconds:.1f} s, sha256 {rows[-1][2][:16]}", flush=True)
     base = rows[0][1].seconds
     print(f"\nscaling with {args.scaling or 'default settings'}\n")
     print(markdown_table(("run", "seconds", "speed-up", "peak memory of a process, GB", "sha256"),

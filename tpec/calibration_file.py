@@ -77,7 +77,7 @@ def open_calibration(path: Path | str) -> Calibration:
 
 
 def load_calibration(path: Path | str) -> Calibration:
-    """A calibration in memory; the file is closed again. Raises TpecError for anything else."""
+    """A calibration in memory; nothing of the file is held. Raises TpecError for anything else."""
     stored = open_calibration(path)
     groups = {name: stats.whole() for name, stats in stored.groups.items()}
     outputs = {name: stats.whole() for name, stats in stored.outputs.items()}

@@ -20,15 +20,15 @@ _PLAIN = ("mean", "vectors", "values", "rest")
 
 
 class StoredFile:
-    """An open calibration file; any thread may read from it. What replaces the file under its name is not seen."""
+    """An open calibration file; any thread may read from it. What replaces the file under its name is not seen.
+
+    It is closed with the last of its statistics.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._lock = threading.Lock()
         self._reader = Reader(checkpoint)
-
-    def close(self) -> None:
-        self._reader.close()
 
     def tensor(self, name: str, device: torch.device = _CPU) -> torch.Tensor:
         """The tensor, float32 on `device`. Raises TpecError when it holds anything but finite numbers."""

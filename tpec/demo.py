@@ -1,13 +1,12 @@
 """A small checkpoint in Flux layout with weights that have structure, for the demo command and for tests."""
 
-import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from .dtypes import TORCH_DTYPES
+from .header import make_header
 
 _CODES = {dtype: code for code, dtype in TORCH_DTYPES.items()}
 
@@ -66,15 +65,9 @@ def demo_tensors(hidden: int = 256, double: int = 1, single: int = 2) -> dict[st
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """A plain safetensors file, for small models."""
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    at = 0
-    for name, tensor in tensors.items():
-        end = at + tensor.nbytes
-        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    header, _ = make_header({name: (_CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()},
+                            metadata)
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(header)
         for tensor in tensors.values():
             file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())

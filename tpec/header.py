@@ -6,6 +6,7 @@ Format: 8 bytes little-endian header length, a JSON object, then the data; offse
 import json
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from .errors import TpecError
 
 #: The limit of the reference implementation.
 MAX_HEADER_BYTES = 100_000_000
+#: The data begins at a multiple of so many bytes.
+_ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,25 @@ class TensorInfo:
         for size in self.shape:
             items *= size
         return items
+
+
+def make_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+                metadata: Mapping[str, str]) -> tuple[bytes, dict[str, TensorInfo]]:
+    """The first bytes of a file with these tensors (dtype code, shape), in this order, and where each will lie."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, (dtype, shape) in tensors.items():
+        end = at + byte_count(dtype, shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    start = 8 + len(text)
+    infos = {}
+    for name, (dtype, shape) in tensors.items():
+        first, end = header[name]["data_offsets"]
+        infos[name] = TensorInfo(name, dtype, shape, start + first, end - first)
+    return struct.pack("<Q", len(text)) + text, infos
 
 
 def read_header(path: Path, file_index: int = 0) -> tuple[dict[str, TensorInfo], dict[str, str], bytes]:

@@ -10,26 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import __version__
-from .dtypes import ITEM_BYTES, byte_count
+from .dtypes import ITEM_BYTES
 from .families import DROP, QUANTIZE
+from .header import TensorInfo, make_header
 from .plan import LayerPlan, Plan
 
 #: Header metadata: a JSON object of the calibrated layers. The value is |E[x]| of the layer's input where the bias
 #: makes up for the mean error, null where the bias is the original's. Files of earlier versions lack it.
 CALIBRATED_KEY = "tpec_calibrated"
-
-_ALIGNMENT = 8
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of the output: `start` is its absolute offset."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -37,7 +25,7 @@ class Layout:
     """Header bytes, all entries by name, the constant ones' content, and the file's total size."""
 
     header: bytes
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorInfo]
     constants: Mapping[str, bytes]
     nbytes: int
 
@@ -136,21 +124,5 @@ def _place(shapes: Mapping[str, tuple[str, tuple[int, ...]]], constants: Mapping
            metadata: Mapping[str, str]) -> Layout:
     # Wide items first keeps every tensor aligned to its item size, as the reference writer does.
     names = sorted(shapes, key=lambda name: -ITEM_BYTES.get(shapes[name][0], 1))
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    at = 0
-    for name in names:
-        code, shape = shapes[name]
-        size = byte_count(code, shape)
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
-    start = 8 + len(text)
-    entries = {}
-    for name in names:
-        code, shape = shapes[name]
-        first, last = header[name]["data_offsets"]
-        entries[name] = Entry(name, code, shape, start + first, last - first)
-    return Layout(struct.pack("<Q", len(text)) + text, entries, dict(constants), start + at)
-
-
+    header, entries = make_header({name: shapes[name] for name in names}, metadata)
+    return Layout(header, entries, dict(constants), len(header) + sum(entry.nbytes for entry in entries.values()))

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..tpec.checkpoint import open_checkpoint
 from ..tpec.errors import TpecError
-from ..tpec.estimate import estimate
+from ..tpec.estimate import describe_needs
 from ..tpec.families import family_names
 from ..tpec.plan import make_plan
 from ..tpec.settings import Settings
@@ -64,4 +64,4 @@ def describe(handle: CheckpointHandle) -> str:
     except TpecError as error:
         # Not the end yet: the quantize node's include pattern makes unknown layouts possible.
         return f"{handle.checkpoint.name}: not possible with default settings. {error}"
-    return f"{plan.summary()}\n{estimate(plan, torch_devices('auto')[0]).text()}"
+    return f"{plan.summary()}\n{describe_needs(plan, torch_devices('auto')[0])}"

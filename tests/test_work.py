@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from samples import save_flux, t5xxl_shapes, write_shapes
 
 from tpec.checkpoint import open_checkpoint
-from tpec.estimate import estimate
+from tpec.estimate import describe_needs, estimate
 from tpec.header import TensorInfo
 from tpec.plan import LayerPlan, make_plan
 from tpec.settings import Settings
@@ -69,4 +69,16 @@ def test_estimate_does_not_depend_on_the_models_size(tmp_path: Path, device: str
     first, second = (estimate(plan, torch.device(device)) for plan in plans)
     assert first == second
     assert (first.device > 0) == (device == "cuda")
-    assert "whatever the model's size" in first.text()
+    assert "whatever the model's size" in describe_needs(plans[0], torch.device(device))
+
+
+def test_several_layers_at_a_time_need_more_and_are_told(tmp_path: Path) -> None:
+    checkpoint, cuda = open_checkpoint(save_flux(tmp_path)), torch.device("cuda")
+    plan, near = make_plan(checkpoint, Settings()), make_plan(checkpoint, Settings(method="nearest"))
+    needs = [estimate(plan, cuda, None, threads) for threads in (1, 2, 3)]
+    assert needs[0] == estimate(plan, cuda)
+    assert needs[0].device < needs[1].device < needs[2].device <= 3 * needs[0].device
+    assert needs[0].host < needs[1].host < needs[2].host
+    assert describe_needs(plan, cuda).endswith(f"up to {needs[2].text()} where that is free")
+    assert describe_needs(near, cuda).endswith("size") and "VRAM" in describe_needs(near, cuda)
+    assert describe_needs(plan, torch.device("cpu")).endswith("size")

@@ -13,7 +13,7 @@ from . import __version__, inspection
 from .checkpoint import open_checkpoint
 from .device import choose_devices
 from .errors import TpecError
-from .estimate import estimate
+from .estimate import describe_needs
 from .families import family_names
 from .naming import default_output
 from .pipeline import check_output, quantize
@@ -183,7 +183,8 @@ def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path,
     calibration = _calibration(options)
     if talk:
         print(plan.summary())
-        print(f"{estimate(plan, devices[0], calibration).text()}; on {', '.join(map(str, devices))}")
+        where = ("each of " if len(devices) > 1 else "") + ", ".join(map(str, devices))
+        print(f"{describe_needs(plan, devices[0], calibration)}; on {where}")
     if options.dry_run:
         if world.rank == 0:
             print(plan.table())

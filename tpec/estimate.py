@@ -18,41 +18,50 @@ _CHUNK_COPIES = 8
 _DENSE_COPIES = 4
 #: Copies of a layer's output statistics alive while they are made ready: as read, damped, permuted, factor, pulls.
 _COUPLING_COPIES = 5
-
-
 #: Layers at a time on a GPU with enough memory.
 _THREADS = 3
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on the host and on the device beyond what PyTorch itself takes, where layers are computed one by one."""
+    """Bytes on the host and on the device beyond what PyTorch itself takes."""
 
     host: int
     device: int
 
     def text(self) -> str:
-        parts = [f"about {self.host / 1e9:.1f} GB of memory"]
+        parts = [f"{self.host / 1e9:.1f} GB of memory"]
         if self.device:
             parts.append(f"{self.device / 1e9:.1f} GB of VRAM")
-        return "needs " + " and ".join(parts) + ", whatever the model's size"
+        return " and ".join(parts)
+
+
+def describe_needs(plan: Plan, device: torch.device, calibration: Calibration | None = None) -> str:
+    """One line for people: what a run takes at least, and at most where a GPU has room for several layers."""
+    least = estimate(plan, device, calibration)
+    text = f"needs about {least.text()}, whatever the model's size"
+    if _most_threads(plan, device, calibration) == 1:
+        return text
+    return f"{text}; takes up to {estimate(plan, device, calibration, _THREADS).text()} where that is free"
 
 
 def compute_threads(plan: Plan, device: torch.device, calibration: Calibration | None = None) -> int:
-    """How many layers a device works on at a time.
-
-    Without calibration a GPU takes less time over a layer than Python over telling it what to do, so several threads do
-    that where there is VRAM for as many layers. The result is the same.
-    """
-    if device.type != "cuda" or plan.settings.method != "tpec" or calibration is not None:
+    """How many layers a device works on at a time; the result is the same."""
+    most = _most_threads(plan, device, calibration)
+    if most == 1:
         return 1
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + cached
-    return max(1, min(_THREADS, free // estimate(plan, device).device))
+    return next((threads for threads in range(most, 1, -1) if estimate(plan, device, None, threads).device <= free), 1)
 
 
-def estimate(plan: Plan, device: torch.device, calibration: Calibration | None = None) -> Estimate:
-    """Peak memory of one lane on `device`."""
+def _most_threads(plan: Plan, device: torch.device, calibration: Calibration | None) -> int:
+    """Without calibration a GPU takes less time over a layer than Python over telling it what to do."""
+    return _THREADS if device.type == "cuda" and plan.settings.method == "tpec" and calibration is None else 1
+
+
+def estimate(plan: Plan, device: torch.device, calibration: Calibration | None = None, threads: int = 1) -> Estimate:
+    """Peak memory of one lane on `device` that works on `threads` layers at a time."""
     layers = plan.of(QUANTIZE)
     largest = max(layer.info.nbytes for layer in layers)
     items = max(layer.info.items for layer in layers)
@@ -61,9 +70,12 @@ def estimate(plan: Plan, device: torch.device, calibration: Calibration | None =
     rows = max((layer.shape[0] for layer in layers
                 if calibration is not None and layer.local_layer in calibration.outputs), default=0)
     coupling = _COUPLING_COPIES * output_bytes(rows) if rows else 0
-    pipeline = 2 * max(largest, _PIECE) + 2 * items
     work = (largest + 2 * items + _CHUNK_COPIES * 4 * min(chunk_items(device), items)
             + _DENSE_COPIES * 4 * width**2 + coupling)
+    # So much of the input may be on its way at once (see lane.py).
+    waiting = (1 + threads) * max(largest, _PIECE)
     if device.type == "cpu":
-        return Estimate(pipeline + work, 0)
-    return Estimate(pipeline, 2 * largest + work)
+        return Estimate(waiting + 2 * items + work, 0)
+    # Pinned buffers besides, for weights on their way up and for results on their way down.
+    buffers = 2 * largest + (2 + threads) * items
+    return Estimate(waiting + buffers, (1 + threads) * largest + threads * work)

@@ -8,36 +8,22 @@ also has what `sensitivity` collects.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from tpec.accumulate import SKETCH_SHARE, WIDTH_LIMIT
-from tpec.calibration import Calibration, InputStats, hash_layers
+from tpec.calibration import Calibration, hash_layers
 from tpec.calibration_file import save_calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.families import QUANTIZE
+from tpec.inputs import InputStats, LazyStats
+from tpec.outputs import LazyOutputs
 from tpec.plan import make_plan
 from tpec.settings import Settings
 
 from . import synthetic
-
-
-class Made(Mapping):
-    """Values that are made each time somebody looks."""
-
-    def __init__(self, makers: dict[str, Callable[[], object]]) -> None:
-        self._makers = makers
-
-    def __getitem__(self, name: str) -> object:
-        return self._makers[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)
 
 
 def input_stats(width: int, seed: int, device: torch.device) -> InputStats:
@@ -52,15 +38,20 @@ def input_stats(width: int, seed: int, device: torch.device) -> InputStats:
     return InputStats(mean, 1.0, synthetic.TOKENS, None, vectors, values, torch.full((width,), 0.5))
 
 
+def lazy_stats(width: int, seed: int, device: torch.device) -> InputStats:
+    k = width // SKETCH_SHARE
+    wide = {"vectors": (width, k), "values": (k,), "rest": (width,)}
+    form = {"mean": (width,)} | ({"gram": (width, width)} if width <= WIDTH_LIMIT else wide)
+    return LazyStats(torch.zeros(width), 1.0, synthetic.TOKENS, form, partial(input_stats, width, seed, device))
+
+
 def calibration(model: Path, device: torch.device, gradients: bool) -> Calibration:
     """One group per layer of the model's plan; the parts are made on `device` when they are looked at."""
     plan = make_plan(open_checkpoint(model), Settings())
-    layers = plan.of(QUANTIZE)
-    shapes = {layer.local_layer: layer.shape for layer in layers}
-    groups = Made({name: lambda width=shape[1], seed=seed: input_stats(width, seed, device)
-                   for seed, (name, shape) in enumerate(shapes.items())})
-    outputs = Made({name: lambda rows=shape[0], seed=seed: synthetic.outputs(rows, seed, device)
-                    for seed, (name, shape) in enumerate(shapes.items())} if gradients else {})
+    shapes = {layer.local_layer: layer.shape for layer in plan.of(QUANTIZE)}
+    groups = {name: lazy_stats(columns, seed, device) for seed, (name, (_, columns)) in enumerate(shapes.items())}
+    outputs = {name: LazyOutputs(rows, synthetic.TOKENS, partial(synthetic.outputs, rows, seed, device))
+               for seed, (name, (rows, _)) in enumerate(shapes.items()) if gradients}
     return Calibration(groups, {name: name for name in shapes}, hash_layers(shapes), model.name, 1, outputs, shapes)
 
 

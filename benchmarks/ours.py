@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 
 from tpec.calibrated import calibrated_metric
-from tpec.calibration import InputStats
 from tpec.calibration_file import save_calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.collect import Collector
 from tpec.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_COUPLED, SWEEPS_DATA_FREE, default_rank
 from tpec.coupling import RowCoupling
 from tpec.families import QUANTIZE
+from tpec.inputs import InputStats
 from tpec.layer import FACTS, Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
 from tpec.metric import DenseMetric
 from tpec.outputs import OutputStats

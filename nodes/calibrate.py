@@ -7,7 +7,7 @@ from ..tpec.collect import Collector
 from ..tpec.outputs import OutputStats
 from .backward import with_gradients
 from .bridge import NodeProgress
-from .collect import Layers, collect, finish, linear_layers, plan_for
+from .collect import Layers, calibrate, linear_layers, plan_for
 from .handles import CALIBRATION, CATEGORY, CalibrationHandle
 from .sampling import Job, Progress, job_inputs, sample
 
@@ -60,6 +60,5 @@ class TPECCalibrate(io.ComfyNode):
             sample_all(model)
             return {}
 
-        found = collect(plan, layers, type(model.model).__name__, runs, run_all)
-        handle = finish(found, calibration, layers, progress)
+        handle = calibrate(plan, layers, type(model.model).__name__, runs, run_all, calibration, progress)
         return io.NodeOutput(handle, handle.summary, ui=ui.PreviewText(handle.summary))

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..tpec.errors import TpecError
 from ..tpec.outputs import OutputStats
 from .bridge import NodeProgress
-from .collect import collect, finish, linear_layers, plan_for
+from .collect import calibrate, linear_layers, plan_for
 from .handles import CALIBRATION, CATEGORY
 from .prompts import DEFAULT_PROMPTS
 
@@ -47,8 +47,7 @@ class TPECCalibrateText(io.ComfyNode):
             return {}
 
         plan = plan_for(layers, clip.patcher)
-        found = collect(plan, layers, type(clip.cond_stage_model).__name__, len(lines), encode_all)
-        handle = finish(found, None, layers, progress)
+        handle = calibrate(plan, layers, type(clip.cond_stage_model).__name__, len(lines), encode_all, None, progress)
         return io.NodeOutput(handle, handle.summary, ui=ui.PreviewText(handle.summary))
 
 

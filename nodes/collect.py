@@ -4,12 +4,14 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import comfy.model_management as memory
 import torch
 
-from ..tpec.calibration import Calibration, merge
-from ..tpec.calibration_file import load_calibration, save_calibration
+from ..tpec.calibration import Calibration, hash_layers, merge
+from ..tpec.calibration_file import open_calibration, save_calibration
 from ..tpec.collect import CollectionPlan, Collector, join_passes, plan_collection
 from ..tpec.errors import TpecError
 from ..tpec.outputs import OutputStats
@@ -20,6 +22,7 @@ from .paths import temp_folder
 log = logging.getLogger(__name__)
 
 Layers = Mapping[str, torch.nn.Module]
+Run = Callable[[Collector, Layers], Mapping[str, OutputStats]]
 
 #: Of the free memory, this share may hold statistics.
 _SHARE = 0.6
@@ -49,31 +52,55 @@ def plan_for(layers: Layers, patcher, outputs: bool = False) -> CollectionPlan:
     return plan
 
 
-def collect(plan: CollectionPlan, layers: Layers, source: str, runs: int,
-            run: Callable[[Collector, Layers], Mapping[str, OutputStats]]) -> Calibration:
-    """Statistics of the layers' inputs during `run(collector, layers of the pass)`, once per pass.
+def calibrate(plan: CollectionPlan, layers: Layers, source: str, runs: int, run: Run,
+              earlier: CalibrationHandle | None, progress: NodeProgress) -> CalibrationHandle:
+    """Collect during `run(collector, layers of the pass)`, once per pass, and write a file into ComfyUI's temp folder.
 
-    `run` returns what it learned of the layers' outputs. The layers are as before afterwards, also after an error.
+    `run` returns what it learned of the layers' outputs. The layers are as before afterwards, also after an error. What
+    an earlier calibration knows is added. Memory holds the sums of one pass and little else.
     """
     shapes = {name: (module.out_features, module.in_features) for name, module in layers.items()}
-    parts = []
-    for names in plan.passes:
+    known = open_calibration(earlier.file()) if earlier is not None else None
+    if known is not None:
+        known.refuse_other_model(hash_layers(shapes))
+    folder = temp_folder("calibrations")
+    path = folder / f"calibration-{next(_numbers)}.safetensors"
+
+    def one_pass(names: tuple[str, ...]) -> Calibration:
         watched = {name: layers[name] for name in names}
         with Collector(watched, plan.device) as collector:
             outputs = run(collector, watched)
-        parts.append(replace(collector.finish(shapes, source, runs), outputs=outputs))
-    return join_passes(parts)
+        return replace(collector.finish(shapes, source, runs), outputs=outputs)
+
+    # Windows cannot remove a file that something still has open; ComfyUI empties its temp folder when it starts.
+    with TemporaryDirectory(prefix="passes-", dir=folder, ignore_cleanup_errors=True) as parts:
+        found = _all_passes(plan, one_pass, Path(parts), progress)
+        if known is not None:
+            found = merge(known, found)
+        _save(found, path, progress)
+        summary = describe(found, set(layers))
+        # Its files are closed with it.
+        del found
+    return CalibrationHandle(path, summary)
 
 
-def finish(calibration: Calibration, earlier: CalibrationHandle | None, layers: Layers,
-           progress: NodeProgress) -> CalibrationHandle:
-    """Add to an earlier calibration, write the file into ComfyUI's temp folder and describe it."""
-    if earlier is not None:
-        calibration = merge(load_calibration(earlier.file()), calibration)
-    path = temp_folder("calibrations") / f"calibration-{next(_numbers)}.safetensors"
-    progress.text(f"writing {calibration.nbytes / 1e6:.0f} MB of statistics", always=True)
-    save_calibration(calibration, path, overwrite=True)
-    return CalibrationHandle(path, describe(calibration, set(layers)))
+def _all_passes(plan: CollectionPlan, one_pass: Callable[[tuple[str, ...]], Calibration], folder: Path,
+                progress: NodeProgress) -> Calibration:
+    """Where there are several, each pass's statistics go to a file of their own, and its sums from memory."""
+    if len(plan.passes) == 1:
+        return one_pass(plan.passes[0])
+    paths = [folder / f"{at}.safetensors" for at in range(len(plan.passes))]
+    for names, path in zip(plan.passes, paths, strict=True):
+        _save(one_pass(names), path, progress)
+    return join_passes([open_calibration(path) for path in paths])
+
+
+def _save(calibration: Calibration, path: Path, progress: NodeProgress) -> None:
+    def on_part(done: int, count: int) -> None:
+        memory.throw_exception_if_processing_interrupted()
+        progress.text(f"writing statistics, {done + 1} of {count}")
+
+    save_calibration(calibration, path, overwrite=True, on_part=on_part)
 
 
 def describe(calibration: Calibration, layers: set[str]) -> str:

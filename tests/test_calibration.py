@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from samples import HIDDEN, generator, load, names_in, save_flux, sha256
+from samples import HIDDEN, generator, load, names_in, python, save_flux, sha256
 
 from tpec.accumulate import GramAccumulator, SketchAccumulator
 from tpec.calibrated import calibrated_metric, centred, check_calibration, damping
-from tpec.calibration import Calibration, InputStats, hash_layers, merge
-from tpec.calibration_file import load_calibration, open_calibration, save_calibration
+from tpec.calibration import Calibration, hash_layers, merge
+from tpec.calibration_file import open_calibration, save_calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.errors import TpecError
 from tpec.grid import decode
+from tpec.inputs import InputStats
 from tpec.pipeline import quantize
 from tpec.plan import Plan, make_plan
 from tpec.settings import Settings
@@ -35,7 +36,7 @@ def rows(tokens: int, width: int, seed: int = 0) -> torch.Tensor:
 def stats(width: int, tokens: int = 2000, seed: int = 0, sketch: bool = False) -> InputStats:
     accumulator = (SketchAccumulator if sketch else GramAccumulator)(width, CPU)
     accumulator.add(rows(tokens, width, seed))
-    return accumulator.finish()
+    return accumulator.finish().whole()
 
 
 def both(seed: int = 0, tokens: int = 500) -> Calibration:
@@ -58,7 +59,7 @@ def equal(first: Calibration, second: Calibration) -> bool:
 def test_file_round_trip_is_exact(tmp_path: Path) -> None:
     calibration = both()
     path = save_calibration(calibration, tmp_path / "c.safetensors")
-    again = load_calibration(path)
+    again = open_calibration(path).whole()
     assert equal(calibration, again)
     assert again.digest() == calibration.digest()
     assert torch.equal(again.groups["a"].gram, again.groups["a"].gram.mT)
@@ -73,7 +74,7 @@ def test_existing_file_is_kept_unless_asked(tmp_path: Path) -> None:
         save_calibration(both(), path)
     assert path.read_text() == "precious"
     save_calibration(both(), path, overwrite=True)
-    assert equal(load_calibration(path), both())
+    assert equal(open_calibration(path).whole(), both())
 
 
 def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_file_without_shapes_is_read(tmp_path: Path) -> None:
     """Earlier versions wrote their hash alone."""
     path = save_calibration(both(), tmp_path / "c.safetensors")
     damage(path, lambda tensors, metadata: metadata.pop("shapes"))
-    old = load_calibration(path)
+    old = open_calibration(path).whole()
     assert equal(old, replace(both(), shapes={}))
     assert merge(old, both()).shapes == merge(both(), old).shapes == both().shapes
 
@@ -198,22 +199,22 @@ def test_damaged_file_is_refused(tmp_path: Path, case: str) -> None:
     path = save_calibration(both(), tmp_path / "c.safetensors")
     damage(path, DAMAGE[case])
     with pytest.raises(TpecError, match="c.safetensors is damaged") as caught:
-        load_calibration(path)
+        open_calibration(path).whole()
     assert "\n" not in str(caught.value)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TpecError, match="is not a calibration file"):
-        load_calibration(save_flux(tmp_path))
+        open_calibration(save_flux(tmp_path)).whole()
     path = save_calibration(both(), tmp_path / "c.safetensors")
     damage(path, lambda t, m: m.update(version="7"))
     with pytest.raises(TpecError, match="version 7"):
-        load_calibration(path)
+        open_calibration(path).whole()
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(TpecError, match="cut short"):
-        load_calibration(path)
+        open_calibration(path).whole()
     with pytest.raises(TpecError, match="There is no file"):
-        load_calibration(tmp_path / "none")
+        open_calibration(tmp_path / "none").whole()
 
 
 def test_damping_is_more_for_few_tokens() -> None:
@@ -406,13 +407,13 @@ def test_calibration_by_the_command_line(tmp_path: Path) -> None:
     path = save_calibration(flux_calibration(plan), tmp_path / "c.safetensors")
     source, output = str(plan.checkpoint.path), str(tmp_path / "q")
     assert main(["quantize", source, "-o", output, "--calibration", str(path), "--quiet"]) == 0
-    quantize(plan, tmp_path / "direct", calibration=load_calibration(path))
+    quantize(plan, tmp_path / "direct", calibration=open_calibration(path).whole())
     assert sha256(tmp_path / "q") == sha256(tmp_path / "direct")
 
 
 def test_opened_file_gives_what_is_loaded_and_little_stays_in_memory(tmp_path: Path) -> None:
     path = save_calibration(both(), tmp_path / "c.safetensors")
-    opened, loaded = open_calibration(path), load_calibration(path)
+    opened, loaded = open_calibration(path), open_calibration(path).whole()
     assert equal(opened, loaded)
     assert opened.nbytes == loaded.nbytes
     for name, group in loaded.groups.items():
@@ -441,3 +442,42 @@ def test_damage_found_while_quantizing_is_one_sentence_and_leaves_nothing(tmp_pa
     with pytest.raises(TpecError, match=rf"c.safetensors is damaged \('{name}' is not finite\): collect"):
         quantize(plan, tmp_path / "q", calibration=open_calibration(path))
     assert names_in(tmp_path) == before
+
+
+MEASURED = """
+import resource, sys, torch
+from tpec.calibration import merge
+from tpec.calibration_file import open_calibration, save_calibration
+from tpec.collect import Collector
+
+def collected(seed):
+    layers = {f"layer{at}": torch.nn.Linear(1024, 2) for at in range(40)}
+    with Collector(layers) as collector, torch.no_grad():
+        for at, layer in enumerate(layers.values()):
+            layer(torch.randn(64, 1024, generator=torch.Generator().manual_seed(seed + at)))
+    return collector.finish({name: (2, 1024) for name in layers})
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+first, second, both = (f"{sys.argv[1]}/{name}.safetensors" for name in ("first", "second", "both"))
+save_calibration(collected(0), first)
+sums = collected(40)
+before = peak()
+save_calibration(sums, second)
+save_calibration(merge(open_calibration(first), sums), both)
+print(sums.nbytes >> 20, peak() - before)
+"""
+
+
+def test_sums_become_a_file_and_are_added_to_one_group_by_group(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    process = python(MEASURED, [tmp_path])
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    sums, more = map(int, out.split())
+    assert sums >= 160
+    assert more < sums / 3, f"{more} MB on top of {sums} MB of sums"
+    parts = [open_calibration(tmp_path / f"{name}.safetensors").stats("layer7") for name in ("first", "second", "both")]
+    torch.testing.assert_close(parts[2].gram, (parts[0].gram + parts[1].gram) / 2)
+    assert parts[2].tokens == 128

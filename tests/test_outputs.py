@@ -10,14 +10,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from samples import load, python, save_flux, sha256
 
-from tpec.calibration import Calibration, InputStats, hash_layers, merge
-from tpec.calibration_file import load_calibration, save_calibration
+from tpec.calibration import Calibration, hash_layers, merge
+from tpec.calibration_file import open_calibration, save_calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.collect import join_passes, plan_collection
 from tpec.errors import TpecError
 from tpec.estimate import estimate
 from tpec.families import QUANTIZE
 from tpec.grid import decode
+from tpec.inputs import InputStats
 from tpec.outputs import OutputStats, output_bytes, run_shape
 from tpec.pipeline import quantize
 from tpec.plan import Plan, make_plan
@@ -85,7 +86,7 @@ def test_file_round_trip_is_exact(tmp_path: Path, plan: Plan, monkeypatch: pytes
     monkeypatch.setattr("tpec.outputs.RUN_LIMIT", 40)
     calibration = calibration_of(plan)
     assert calibration.outputs[LAYER].gram.shape[0] > 1
-    again = load_calibration(save_calibration(calibration, tmp_path / "c.safetensors"))
+    again = open_calibration(save_calibration(calibration, tmp_path / "c.safetensors")).whole()
     assert again.digest() == calibration.digest() != calibration_of(plan, False).digest()
     assert again.outputs.keys() == calibration.outputs.keys()
     assert all(torch.equal(again.outputs[name].gram, stats.gram) for name, stats in calibration.outputs.items())
@@ -120,7 +121,7 @@ def test_damaged_outputs_are_refused(tmp_path: Path, plan: Plan, case: str) -> N
         metadata["outputs"] = json.dumps(facts)
     save_file(tensors, path, metadata)
     with pytest.raises(TpecError, match="damaged"):
-        load_calibration(path)
+        open_calibration(path).whole()
 
 
 def test_outputs_of_another_model_are_refused(tmp_path: Path, plan: Plan) -> None:

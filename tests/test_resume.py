@@ -11,10 +11,11 @@ import pytest
 import torch
 from samples import names_in, python, save_flux, sha256
 
-from tpec.calibration import Calibration, InputStats
+from tpec.calibration import Calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.cli import main
 from tpec.errors import TpecError
+from tpec.inputs import InputStats
 from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.settings import Settings

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from samples import REPOSITORY, environment, generator, sha256, weights
 
-from tpec.calibration import Calibration, InputStats
+from tpec.calibration import Calibration
 from tpec.calibration_file import save_calibration
 from tpec.demo import flux_shapes
+from tpec.inputs import InputStats
 from tpec.steady import cholesky, cholesky_inverse, total
 
 #: MKL promises nothing; with more threads than this, matrices of odd and small sizes may differ.

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from samples import generator, load, save_flux
 
-from tpec.calibration import Calibration, InputStats
+from tpec.calibration import Calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.errors import TpecError
+from tpec.inputs import InputStats
 from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.settings import FORMATS, Settings

@@ -1,10 +1,11 @@
 """Running second moments of one layer's input: exact for moderate widths, a randomized summary above them."""
 
+from functools import partial
 from typing import Protocol
 
 import torch
 
-from .calibration import InputStats
+from .inputs import InputStats, LazyStats
 
 #: Widths up to this keep the whole matrix E[x x^T]; wider ones a summary of rank width / SKETCH_SHARE.
 WIDTH_LIMIT = 4096
@@ -15,7 +16,10 @@ _SEED = 20250815
 
 
 class Accumulator(Protocol):
-    """Takes inputs [tokens, n] of any float dtype on any device; `finish` gives their statistics."""
+    """Takes inputs [tokens, n] of any float dtype on any device.
+
+    `finish` gives their statistics; the sums become the large parts when somebody looks at them.
+    """
 
     def add(self, rows: torch.Tensor) -> None: ...
 
@@ -47,8 +51,11 @@ class _Moments:
         self.tokens += len(rows)
 
     def finish(self) -> dict[str, object]:
-        count = max(self.tokens, 1)
-        return {"mean": _plain(self.total / count), "absmax": self.absmax.item(), "tokens": self.tokens}
+        return {"mean": _plain(self.total / self.count), "absmax": self.absmax.item(), "tokens": self.tokens}
+
+    @property
+    def count(self) -> int:
+        return max(self.tokens, 1)
 
 
 class GramAccumulator:
@@ -69,8 +76,13 @@ class GramAccumulator:
                 self._gram += (part.mT @ part).to(self._gram.device)
 
     def finish(self) -> InputStats:
-        gram = _plain(self._gram / max(self._moments.tokens, 1))
-        return InputStats(gram=(gram + gram.mT) / 2, **self._moments.finish())
+        facts = self._moments.finish()
+        form = {"mean": tuple(facts["mean"].shape), "gram": tuple(self._gram.shape)}
+        return LazyStats(**facts, form=form, make=partial(self._whole, facts))
+
+    def _whole(self, facts: dict[str, object]) -> InputStats:
+        gram = _plain(self._gram / self._moments.count)
+        return InputStats(gram=(gram + gram.mT) / 2, **facts)
 
 
 class SketchAccumulator:
@@ -93,7 +105,13 @@ class SketchAccumulator:
             self._diagonal += part.square().sum(0).to(self._diagonal.device)
 
     def finish(self) -> InputStats:
-        count = max(self._moments.tokens, 1)
+        facts = self._moments.finish()
+        width, rank = self._image.shape
+        form = {"mean": (width,), "vectors": (width, rank), "values": (rank,), "rest": (width,)}
+        return LazyStats(**facts, form=form, make=partial(self._whole, facts))
+
+    def _whole(self, facts: dict[str, object]) -> InputStats:
+        count = self._moments.count
         image, diagonal = self._image / count, _plain(self._diagonal / count)
         test = self._test.to(image.device)
         # A small shift keeps the core positive; it is taken off the eigenvalues again.
@@ -105,7 +123,7 @@ class SketchAccumulator:
         vectors, sigma, _ = torch.linalg.svd(factor, full_matrices=False)
         vectors, values = _plain(vectors), _plain((sigma.square() - shift).clamp(min=0))
         rest = (diagonal - vectors.square() @ values).clamp(min=0)
-        return InputStats(vectors=vectors, values=values, rest=rest, **self._moments.finish())
+        return InputStats(vectors=vectors, values=values, rest=rest, **facts)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

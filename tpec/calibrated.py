@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from .calibration import Calibration, InputStats
+from .calibration import Calibration
 from .errors import TpecError
 from .families import QUANTIZE
 from .grid import FP8_MAX
+from .inputs import InputStats
 from .layout import LayerOptions
 from .metric import DenseMetric
 from .plan import Plan

@@ -2,31 +2,43 @@
 and "LAYER.output_gram" where gradients were collected."""
 
 import json
-import math
 import os
-import struct
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from .calibration import VERSION, Calibration, InputStats, hash_layers
+from .calibration import VERSION, Calibration, hash_layers
 from .checkpoint import open_checkpoint
 from .errors import TpecError
+from .header import make_header
+from .inputs import InputStats
 from .outputs import OutputStats, run_shape
 from .spool import sync_folder
-from .stored import StoredFile, StoredOutputs, StoredStats, folded
+from .stored import StoredFile, StoredOutputs, StoredStats, folded, triangle
 
 _KIND = "tpec_calibration"
 
-#: A tensor of the file: its name, its shape, and what makes it.
-_Part = tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]
+#: Told before each part of a file is made: how many are written, and of how many.
+OnPart = Callable[[int, int], None]
 
 
-def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool = False) -> Path:
-    """Write atomically; of symmetric matrices only one triangle. Raises TpecError when `path` is taken."""
+@dataclass(frozen=True)
+class _Group:
+    """Tensors of the file that are made together: their shapes by name, and what makes them in that order."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    make: Callable[[], Iterator[torch.Tensor]]
+
+
+def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool = False,
+                     on_part: OnPart = lambda done, count: None) -> Path:
+    """Write atomically; of symmetric matrices only one triangle. Raises TpecError when `path` is taken.
+
+    What is made when it is looked at is made part by part. An exception from `on_part` leaves nothing behind.
+    """
     path = Path(path)
     if path.exists() and not overwrite:
         raise TpecError(f"{path.name} exists already: choose another name or allow overwriting.")
@@ -39,7 +51,7 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
                                           for name, stats in calibration.outputs.items()})
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        _write(part, list(_parts(calibration)), metadata)
+        _write(part, list(_groups(calibration)), metadata, on_part)
         os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -76,46 +88,35 @@ def open_calibration(path: Path | str) -> Calibration:
         raise file.damaged(error) from None
 
 
-def load_calibration(path: Path | str) -> Calibration:
-    """A calibration in memory; nothing of the file is held. Raises TpecError for anything else."""
-    stored = open_calibration(path)
-    groups = {name: stats.whole() for name, stats in stored.groups.items()}
-    outputs = {name: stats.whole() for name, stats in stored.outputs.items()}
-    return replace(stored, groups=groups, outputs=outputs, identity=None)
-
-
-def _parts(calibration: Calibration) -> Iterator[_Part]:
+def _groups(calibration: Calibration) -> Iterator[_Group]:
     for name, stats in calibration.groups.items():
-        yield f"{name}.mean", (stats.width,), partial(getattr, stats, "mean")
-        if stats.gram is not None:
-            yield f"{name}.gram", (stats.width * (stats.width + 1) // 2,), partial(_folded, stats)
-            continue
-        yield f"{name}.vectors", tuple(stats.vectors.shape), partial(getattr, stats, "vectors")
-        yield f"{name}.values", tuple(stats.values.shape), partial(getattr, stats, "values")
-        yield f"{name}.rest", (stats.width,), partial(getattr, stats, "rest")
+        shapes = {f"{name}.{part}": (triangle(stats.width),) if part == "gram" else shape
+                  for part, shape in stats.form.items()}
+        yield _Group(shapes, partial(_input_parts, stats))
     for name, stats in calibration.outputs.items():
         runs, size = run_shape(stats.rows)
-        yield f"{name}.output_gram", (runs, size * (size + 1) // 2), partial(_folded, stats)
+        yield _Group({f"{name}.output_gram": (runs, triangle(size))}, partial(_output_parts, stats))
 
 
-def _folded(stats: InputStats | OutputStats) -> torch.Tensor:
-    return folded(stats.gram)
+def _input_parts(stats: InputStats) -> Iterator[torch.Tensor]:
+    for name, part in stats.parts().items():
+        yield folded(part) if name == "gram" else part
 
 
-def _write(path: Path, parts: list[_Part], metadata: dict[str, str]) -> None:
-    """A safetensors file of float32 tensors, made one by one: several times as much as all of them is much memory."""
-    header: dict[str, object] = {"__metadata__": metadata}
-    at = 0
-    for name, shape, _ in parts:
-        end = at + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+def _output_parts(stats: OutputStats) -> Iterator[torch.Tensor]:
+    yield folded(stats.gram)
+
+
+def _write(path: Path, groups: list[_Group], metadata: dict[str, str], on_part: OnPart) -> None:
+    """A safetensors file of float32 tensors, made group by group: all of them at once is much memory."""
+    shapes = {name: ("F32", shape) for group in groups for name, shape in group.shapes.items()}
+    header, _ = make_header(shapes, metadata)
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, _, make in parts:
-            file.write(memoryview(make().contiguous().cpu().numpy()).cast("B"))
+        file.write(header)
+        for at, group in enumerate(groups):
+            on_part(at, len(groups))
+            for tensor in group.make():
+                file.write(memoryview(tensor.contiguous().cpu().numpy()).cast("B"))
         file.flush()
         os.fsync(file.fileno())
 

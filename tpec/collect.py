@@ -144,10 +144,14 @@ class Collector:
         return tuple(name for name in self._modules if name not in self._group)
 
     def finish(self, shapes: Mapping[str, tuple[int, ...]], source: str = "", runs: int = 1) -> Calibration:
-        """The statistics so far; `shapes` are all of the model's Linear weights [out, in], hooked or not."""
+        """The statistics so far; `shapes` are all of the model's Linear weights [out, in], hooked or not.
+
+        The sums become the statistics when somebody looks, one by one: in memory both would take twice as much.
+        """
         if not self._sums:
             raise TpecError("No layer was run while calibrating: the model's layers do not match the checkpoint's.")
-        groups = {name: total.finish() for name, total in self._sums.items()}
+        sums, self._sums = self._sums, {}
+        groups = {name: total.finish() for name, total in sums.items()}
         return Calibration(groups, dict(self._group), hash_layers(shapes), source, runs, shapes=dict(shapes))
 
 

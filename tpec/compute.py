@@ -7,9 +7,10 @@ from functools import partial
 import torch
 
 from .calibrated import calibrated_metric, centred
-from .calibration import Calibration, InputStats
+from .calibration import Calibration
 from .coupling import RowCoupling
 from .errors import TpecError
+from .inputs import InputStats
 from .lane import Lane, Read, Write
 from .layer import FACTS, Quantized, check_finite, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
 from .layout import Layout, scalar_names

@@ -41,8 +41,8 @@ class GradientCollector:
 
     def finish(self) -> dict[str, OutputStats]:
         """Statistics by layer, of those that any gradient reached."""
-        found = {name: total.finish() for name, total in self._sums.items()}
-        return {name: stats for name, stats in found.items() if stats.gram.isfinite().all() and stats.gram.any()}
+        sums, self._sums = self._sums, {}
+        return {name: total.finish() for name, total in sums.items() if total.usable}
 
     def _hook(self, name: str):  # noqa: ANN202 - a hook
         def hook(module: torch.nn.Module, arguments: object, output: object) -> None:

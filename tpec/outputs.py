@@ -5,8 +5,9 @@ the result (Kronecker factors: Martens & Grosse 2015, arXiv:1503.05671; for roun
 arXiv:2505.22988).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -30,11 +31,29 @@ class OutputStats:
 
     @property
     def nbytes(self) -> int:
-        return self.gram.nbytes
+        return output_bytes(self.rows)
+
+    def whole(self) -> "OutputStats":
+        """The same in memory."""
+        return self
 
     def on(self, device: torch.device) -> torch.Tensor:
         """`gram` on a device."""
         return self.gram.to(device)
+
+
+class LazyOutputs(OutputStats):
+    """As OutputStats, but `make` makes them at every look, so that memory holds only those in use."""
+
+    gram = property(lambda self: self.whole().gram)
+
+    def __init__(self, rows: int, tokens: int, make: Callable[[], OutputStats]) -> None:
+        # The base class is a frozen dataclass.
+        for name, value in (("rows", rows), ("tokens", tokens), ("_make", make)):
+            object.__setattr__(self, name, value)
+
+    def whole(self) -> OutputStats:
+        return self._make()
 
 
 def run_shape(rows: int) -> tuple[int, int]:
@@ -44,7 +63,7 @@ def run_shape(rows: int) -> tuple[int, int]:
 
 
 def output_bytes(rows: int) -> int:
-    """Memory that the accumulator of one output takes."""
+    """Memory that the statistics of one output take."""
     runs, size = run_shape(rows)
     return 4 * runs * size * size
 
@@ -67,18 +86,32 @@ class OutputAccumulator:
             self._gram += (part.mT @ part).to(self._gram.device)
             self._tokens += part.shape[1]
 
+    @property
+    def usable(self) -> bool:
+        """Whether any gradient came, and only finite ones."""
+        return bool(self._gram.isfinite().all() and self._gram.any())
+
     def finish(self) -> OutputStats:
+        """The statistics; the sums become them when somebody looks."""
+        return LazyOutputs(self._rows, self._tokens, self._whole)
+
+    def _whole(self) -> OutputStats:
         gram = (self._gram / max(self._tokens, 1)).cpu()
         return OutputStats((gram + gram.mT) / 2, self._rows, self._tokens)
 
 
 def merge_outputs(first: Mapping[str, OutputStats], second: Mapping[str, OutputStats]) -> dict[str, OutputStats]:
-    """Token-weighted means by layer; a layer that only one side knows keeps that side's."""
+    """Token-weighted means by layer, added up when somebody looks; a layer that only one side knows keeps that side's.
+    """
     merged = {**first, **second}
     for name in first.keys() & second.keys():
         a, b = first[name], second[name]
-        if a.gram.shape != b.gram.shape:
+        if a.rows != b.rows:
             raise TpecError(f"The two calibrations keep the output of '{name}' in different forms: collect them anew.")
-        share = a.tokens / (a.tokens + b.tokens)
-        merged[name] = OutputStats(a.gram * share + b.gram * (1 - share), a.rows, a.tokens + b.tokens)
+        merged[name] = LazyOutputs(a.rows, a.tokens + b.tokens, partial(_merged, a, b))
     return merged
+
+
+def _merged(a: OutputStats, b: OutputStats) -> OutputStats:
+    share = a.tokens / (a.tokens + b.tokens)
+    return OutputStats(a.gram * share + b.gram * (1 - share), a.rows, a.tokens + b.tokens)

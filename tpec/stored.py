@@ -6,17 +6,19 @@ Of a symmetric matrix the file holds the upper triangle, row by row; it is unfol
 import math
 import threading
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
-from .calibration import InputStats
 from .checkpoint import Checkpoint, Reader
 from .errors import TpecError
 from .header import TensorInfo
-from .outputs import OutputStats, run_shape
+from .inputs import PARTS, InputStats, LazyStats
+from .outputs import LazyOutputs, OutputStats, run_shape
 
 _CPU = torch.device("cpu")
-_PLAIN = ("mean", "vectors", "values", "rest")
+
+Form = Mapping[str, tuple[int, ...]]
 
 
 class StoredFile:
@@ -48,86 +50,43 @@ class StoredFile:
             reader.close()
 
 
-class StoredStats(InputStats):
-    """As InputStats; every look at a large part reads it from the file."""
+class StoredStats(LazyStats):
+    """Statistics in an open file."""
 
     def __init__(self, file: StoredFile, name: str, absmax: float, tokens: int) -> None:
-        known = file.checkpoint.tensors
-        _check_parts(known, name)
+        form = _form(file.checkpoint.tensors, name)
         if tokens < 1 or not math.isfinite(absmax):
             raise ValueError(f"'{name}' is not finite")
-        for field, value in (("absmax", absmax), ("tokens", tokens), ("_file", file), ("_name", name),
-                             ("mean", file.tensor(f"{name}.mean"))):
-            # The base class is a frozen dataclass.
-            object.__setattr__(self, field, value)
-
-    @property
-    def gram(self) -> torch.Tensor | None:
-        return self._gram(_CPU)
-
-    @property
-    def vectors(self) -> torch.Tensor | None:
-        return self._part("vectors")
-
-    @property
-    def values(self) -> torch.Tensor | None:
-        return self._part("values")
-
-    @property
-    def rest(self) -> torch.Tensor | None:
-        return self._part("rest")
-
-    @property
-    def nbytes(self) -> int:
-        infos = self._file.checkpoint.tensors
-        small = sum(infos[f"{self._name}.{part}"].nbytes for part in _PLAIN if f"{self._name}.{part}" in infos)
-        return small + (4 * self.width**2 if f"{self._name}.gram" in infos else 0)
+        mean = file.tensor(f"{name}.mean")
+        super().__init__(mean, absmax, tokens, form, partial(_stats, file, name, mean, absmax, tokens, form))
+        gram = partial(_unfolded_tensor, file, f"{name}.gram", len(mean)) if "gram" in form else None
+        object.__setattr__(self, "_gram", gram)
 
     def second_moment(self, device: torch.device | None = None) -> torch.Tensor:
-        gram = self._gram(device or _CPU)
-        return gram if gram is not None else super().second_moment(device)
-
-    def whole(self) -> InputStats:
-        """The same, in memory."""
-        return InputStats(self.mean, self.absmax, self.tokens, self.gram, self.vectors, self.values, self.rest)
-
-    def _gram(self, device: torch.device) -> torch.Tensor | None:
-        packed = self._part("gram", device)
-        return None if packed is None else _unfolded(packed, self.width)
-
-    def _part(self, part: str, device: torch.device = _CPU) -> torch.Tensor | None:
-        name = f"{self._name}.{part}"
-        return self._file.tensor(name, device) if name in self._file.checkpoint.tensors else None
+        return self._gram(device or _CPU) if self._gram else super().second_moment(device)
 
 
-class StoredOutputs(OutputStats):
-    """As OutputStats; every look at `gram` reads it from the file."""
+class StoredOutputs(LazyOutputs):
+    """Statistics in an open file."""
 
     def __init__(self, file: StoredFile, name: str, rows: int, tokens: int) -> None:
         if rows < 1 or tokens < 1:
             raise ValueError(f"'{name}' has no outputs")
         runs, size = run_shape(rows)
         info = file.checkpoint.tensors[f"{name}.output_gram"]
-        if (info.dtype, info.shape) != ("F32", (runs, size * (size + 1) // 2)):
+        if (info.dtype, info.shape) != ("F32", (runs, triangle(size))):
             raise ValueError(f"the outputs of '{name}' are of the wrong form")
-        for field, value in (("rows", rows), ("tokens", tokens), ("_file", file), ("_tensor", info.name)):
-            object.__setattr__(self, field, value)
-
-    @property
-    def gram(self) -> torch.Tensor:
-        return self.on(_CPU)
-
-    @property
-    def nbytes(self) -> int:
-        runs, size = run_shape(self.rows)
-        return 4 * runs * size * size
+        read = partial(_unfolded_tensor, file, info.name, size)
+        super().__init__(rows, tokens, lambda: OutputStats(read(_CPU), rows, tokens))
+        object.__setattr__(self, "_read", read)
 
     def on(self, device: torch.device) -> torch.Tensor:
-        return _unfolded(self._file.tensor(self._tensor, device), run_shape(self.rows)[1])
+        return self._read(device)
 
-    def whole(self) -> OutputStats:
-        """The same, in memory."""
-        return OutputStats(self.gram, self.rows, self.tokens)
+
+def triangle(size: int) -> int:
+    """Items of the upper triangle of a [size, size] matrix."""
+    return size * (size + 1) // 2
 
 
 def folded(matrix: torch.Tensor) -> torch.Tensor:
@@ -144,13 +103,26 @@ def _unfolded(triangle: torch.Tensor, size: int) -> torch.Tensor:
     return full + full.triu(1).mT
 
 
-def _check_parts(known: Mapping[str, TensorInfo], name: str) -> None:
-    """Raises KeyError or ValueError when a group's tensors are not what a calibration has."""
+def _unfolded_tensor(file: StoredFile, name: str, size: int, device: torch.device) -> torch.Tensor:
+    return _unfolded(file.tensor(name, device), size)
+
+
+def _stats(file: StoredFile, name: str, mean: torch.Tensor, absmax: float, tokens: int, form: Form) -> InputStats:
+    parts = {part: file.tensor(f"{name}.{part}") for part in form if part not in ("mean", "gram")}
+    if "gram" in form:
+        parts["gram"] = _unfolded_tensor(file, f"{name}.gram", len(mean), _CPU)
+    return InputStats(mean, absmax, tokens, **parts)
+
+
+def _form(known: Mapping[str, TensorInfo], name: str) -> Form:
+    """The shapes of a group's parts. Raises KeyError or ValueError when they are not what a calibration has."""
     width = known[f"{name}.mean"].items
-    found = {part: known[f"{name}.{part}"] for part in ("gram", *_PLAIN) if f"{name}.{part}" in known}
+    found = {part: known[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in known}
     k = found["values"].items if "values" in found else 0
-    expected = {"mean": (width,), "gram": (width * (width + 1) // 2,)} if "gram" in found else {
+    form = {"mean": (width,), "gram": (width, width)} if "gram" in found else {
         "mean": (width,), "vectors": (width, k), "values": (k,), "rest": (width,)}
+    expected = form | ({"gram": (triangle(width),)} if "gram" in form else {})
     if {part: (info.dtype, info.shape) for part, info in found.items()} != {
             part: ("F32", shape) for part, shape in expected.items()}:
         raise ValueError(f"'{name}' has parts of the wrong form")
+    return form

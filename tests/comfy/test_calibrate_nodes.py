@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 import torch
 from comfy_server import REPOSITORY, ComfyServer
 
-from tpec.calibration_file import load_calibration
+from tpec.calibration_file import open_calibration
 from tpec.verify import verify
 
 
@@ -83,7 +84,7 @@ def test_sensitivity_beats_plain_calibration(server: ComfyServer, tinyflux: str,
     sample["keep"]["inputs"]["filename_prefix"] = "touched"
     sample["sampler"]["inputs"]["denoise"] = 0.9999  # not from the cache
     assert torch.equal(before, p.saved_latent(server, server.succeed(sample)))
-    stats = [load_calibration(server.output / "tpec_calibration" / f"{name}.safetensors")
+    stats = [open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors").whole()
              for name in ("without", "with")]
     for name, inputs in stats[0].groups.items():
         assert torch.equal(inputs.gram, stats[1].groups[name].gram), "backward runs must not count as inputs"
@@ -120,6 +121,45 @@ def test_saved_loaded_and_extended(server: ComfyServer, tinyflux: str):
         **loaded, **calibrating(tinyflux, count=1, steps=2, seed=9, calibration=["kept", 0]),
         "one": p.node("PreviewAny", source=["kept", 1]), "two": p.node("PreviewAny", source=["calibrate", 1])})
     assert "1 runs" in outcome.text("one") and "2 runs" in outcome.text("two")
+
+
+def test_several_passes_give_what_one_gives(server: ComfyServer, tinyflux: str, figures):
+    def nodes(name: str, megabytes: int) -> dict[str, dict]:
+        sampling = calibrating(tinyflux, count=1, steps=2, sensitivity=True)
+        # ComfyUI would take positive and negative one after another where memory is short: other evaluations.
+        sampling["calibrate"]["inputs"] |= {"model": ["memory", 0], "cfg": 1.0}
+        return {**sampling, "memory": p.node("TestFreeMemory", model=["model", 0], megabytes=megabytes),
+                "store": p.node("TPECSaveCalibration", calibration=["calibrate", 0], name=name, if_exists="overwrite")}
+
+    try:
+        server.succeed(nodes("passes", 150), 580)
+    finally:
+        server.succeed(nodes("pass", 0), 580)
+    whole, joined = (open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors").whole()
+                     for name in ("pass", "passes"))
+    log = server.log()
+    passes = re.findall(r"statistics of .* in (\d+) passes", log)
+    assert passes and int(passes[-1]) > 2, log[-2000:]
+    figures.append(f"150 MB of free memory: {passes[-1]} passes")
+    assert set(joined.layers) == set(whole.layers) and joined.runs == whole.runs
+    assert joined.outputs.keys() == whole.outputs.keys() != set()
+    pairs = [(joined.stats(name).second_moment(), whole.stats(name).second_moment()) for name in whole.layers]
+    pairs += [(joined.outputs[name].gram, stats.gram) for name, stats in whole.outputs.items()]
+    # Memory lies elsewhere in each run, so that MKL may sum in another order.
+    assert max((a - b).norm() / b.norm() for a, b in pairs) < 1e-3
+    assert not list(server.temp.rglob("passes-*")), "the passes' own files are gone"
+
+
+def test_calibration_of_another_model_is_not_added_to(server: ComfyServer, tinyflux: str):
+    server.succeed({**calibrating(tinyflux, count=1, steps=2),
+                    "store": p.node("TPECSaveCalibration", calibration=["calibrate", 0], name="ours",
+                                    if_exists="overwrite")})
+    models.save(models.flux(hidden=128), server.models / "diffusion_models" / "other.safetensors")
+    outcome = server.run({
+        "kept": p.node("TPECLoadCalibration", name="ours.safetensors"),
+        **calibrating("other.safetensors", count=1, steps=1000, calibration=["kept", 0]),
+        "show": p.node("PreviewAny", source=["calibrate", 1])}, 60)
+    assert outcome.failed_node == "TPECCalibrate" and "of different models" in outcome.error
 
 
 def test_calibration_of_another_model_is_refused(server: ComfyServer, tinyflux: str):

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import comfy.model_management as management
 import comfy.sd
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+_get_free_memory = management.get_free_memory
 
 
 class TestStoredConditioning(io.ComfyNode):
@@ -64,6 +67,25 @@ class TestSmallTextEncoder(io.ComfyNode):
         return io.NodeOutput(comfy.sd.load_clip([path], clip_type=kind, model_options=options))
 
 
+class TestFreeMemory(io.ComfyNode):
+    """The model as it is; from here on ComfyUI reports so many megabytes of free memory, 0 for what there is."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestFreeMemory",
+            category="tests",
+            inputs=[io.Model.Input("model"), io.Int.Input("megabytes", default=0, min=0)],
+            outputs=[io.Model.Output()],
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, model, megabytes: int) -> io.NodeOutput:
+        management.get_free_memory = (lambda *_, **__: megabytes << 20) if megabytes else _get_free_memory
+        return io.NodeOutput(model)
+
+
 class TestSaveConditioning(io.ComfyNode):
     """Write a conditioning's tensor `cond` to a file in ComfyUI's output folder."""
 
@@ -85,7 +107,7 @@ class TestSaveConditioning(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestStoredConditioning, TestSmallTextEncoder, TestSaveConditioning]
+        return [TestStoredConditioning, TestSmallTextEncoder, TestFreeMemory, TestSaveConditioning]
 
 
 async def comfy_entrypoint() -> Extension:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,13 +44,20 @@ def plan_for(layers: Layers, patcher, outputs: bool = False) -> CollectionPlan:
     widths = {name: module.in_features for name, module in layers.items()}
     rows = {name: module.out_features for name, module in layers.items()} if outputs else {}
     beside = patcher.model_size() + memory.minimum_inference_memory()
-    on_device = 0 if memory.is_device_cpu(device) else memory.get_total_memory(device) - beside
+    on_device = 0 if memory.is_device_cpu(device) else _obtainable(device) - beside
     plan = plan_collection(widths, device, int(_SHARE * max(0, on_device)), int(_SHARE * memory.get_free_memory(cpu)),
                            rows)
     log.info("TPEC: %s", plan.text())
     if plan.device != cpu:
         memory.free_memory(plan.nbytes + beside, device)
     return plan
+
+
+def _obtainable(device: torch.device) -> int:
+    """Bytes that are free on a GPU once ComfyUI has unloaded its models; other programs keep what they have."""
+    held = sum(loaded.model_loaded_memory() for loaded in memory.current_loaded_models
+               if loaded.device == device and loaded.model is not None)
+    return min(memory.get_total_memory(device), memory.get_free_memory(device) + held)
 
 
 def calibrate(plan: CollectionPlan, layers: Layers, source: str, runs: int, run: Run,
@@ -68,8 +76,10 @@ def calibrate(plan: CollectionPlan, layers: Layers, source: str, runs: int, run:
 
     def one_pass(names: tuple[str, ...]) -> Calibration:
         watched = {name: layers[name] for name in names}
+        begun = time.monotonic()
         with Collector(watched, plan.device) as collector:
             outputs = run(collector, watched)
+        log.info("TPEC: statistics of %d layers collected in %.0f s", len(names), time.monotonic() - begun)
         return replace(collector.finish(shapes, source, runs), outputs=outputs)
 
     # Windows cannot remove a file that something still has open; ComfyUI empties its temp folder when it starts.
@@ -100,7 +110,9 @@ def _save(calibration: Calibration, path: Path, progress: NodeProgress) -> None:
         memory.throw_exception_if_processing_interrupted()
         progress.text(f"writing statistics, {done + 1} of {count}")
 
+    begun = time.monotonic()
     save_calibration(calibration, path, overwrite=True, on_part=on_part)
+    log.info("TPEC: statistics written in %.0f s", time.monotonic() - begun)
 
 
 def describe(calibration: Calibration, layers: set[str]) -> str:

@@ -12,6 +12,7 @@ from tpec.accumulate import (
     accumulator_bytes,
     make_accumulator,
 )
+from tpec.workspace import Workspace
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,7 @@ def fill(accumulator, rows: torch.Tensor, parts: int = 3):
 @pytest.mark.parametrize("tokens", [1, 7, 9000])
 def test_gram_is_exact(tokens: int, dtype: torch.dtype) -> None:
     rows = inputs(tokens, 24).to(dtype)
-    stats = fill(GramAccumulator(24, CPU), rows, min(tokens, 3))
+    stats = fill(GramAccumulator(24, CPU, Workspace()), rows, min(tokens, 3))
     exact = rows.double()
     assert torch.allclose(stats.gram.double(), exact.T @ exact / tokens, rtol=1e-4, atol=1e-5)
     assert torch.equal(stats.gram, stats.gram.mT)
@@ -45,7 +46,7 @@ def test_gram_is_exact(tokens: int, dtype: torch.dtype) -> None:
 
 def test_sketch_of_a_low_rank_gram_is_exact() -> None:
     width, rows = 256, inputs(600, 256, rank=12)
-    stats = fill(SketchAccumulator(width, CPU), rows)
+    stats = fill(SketchAccumulator(width, CPU, Workspace()), rows)
     exact = rows.double().T @ rows.double() / 600
     assert stats.gram is None
     assert stats.vectors.shape == (width, width // SKETCH_SHARE)
@@ -56,7 +57,7 @@ def test_sketch_of_a_low_rank_gram_is_exact() -> None:
 
 def test_sketch_of_any_gram_keeps_the_diagonal_and_stays_positive() -> None:
     rows = inputs(2000, 128) * torch.logspace(0, 1, 128)
-    stats = fill(SketchAccumulator(128, CPU), rows)
+    stats = fill(SketchAccumulator(128, CPU, Workspace()), rows)
     exact = rows.double().T @ rows.double() / 2000
     moment = stats.second_moment().double()
     assert torch.allclose(moment.diagonal(), exact.diagonal(), rtol=1e-3)
@@ -69,21 +70,21 @@ def test_sketch_of_any_gram_keeps_the_diagonal_and_stays_positive() -> None:
 def test_parts_do_not_matter() -> None:
     rows = inputs(100, 32)
     for make in (GramAccumulator, SketchAccumulator):
-        one, many = fill(make(32, CPU), rows, 1), fill(make(32, CPU), rows, 50)
+        one, many = fill(make(32, CPU, Workspace()), rows, 1), fill(make(32, CPU, Workspace()), rows, 50)
         assert torch.allclose(one.second_moment(), many.second_moment(), rtol=1e-3, atol=1e-4)
         assert (one.tokens, one.absmax) == (many.tokens, many.absmax)
 
 
 @pytest.mark.parametrize("make", [GramAccumulator, SketchAccumulator])
 def test_zero_inputs_are_finite(make) -> None:
-    stats = fill(make(16, CPU), torch.zeros(10, 16))
+    stats = fill(make(16, CPU, Workspace()), torch.zeros(10, 16))
     assert stats.second_moment().abs().max() < 1e-6
     assert stats.absmax == 0
 
 
 @pytest.mark.parametrize("make", [GramAccumulator, SketchAccumulator])
 def test_results_of_inference_mode_are_plain_tensors(make) -> None:
-    accumulator = make(16, CPU)
+    accumulator = make(16, CPU, Workspace())
     with torch.inference_mode():
         stats = fill(accumulator, torch.randn(10, 16))
     assert not stats.mean.is_inference()

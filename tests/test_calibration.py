@@ -22,6 +22,7 @@ from tpec.pipeline import quantize
 from tpec.plan import Plan, make_plan
 from tpec.settings import Settings
 from tpec.verify import verify
+from tpec.workspace import Workspace
 
 CPU = torch.device("cpu")
 LAYER = "single_blocks.0.linear1"
@@ -34,7 +35,7 @@ def rows(tokens: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def stats(width: int, tokens: int = 2000, seed: int = 0, sketch: bool = False) -> InputStats:
-    accumulator = (SketchAccumulator if sketch else GramAccumulator)(width, CPU)
+    accumulator = (SketchAccumulator if sketch else GramAccumulator)(width, CPU, Workspace())
     accumulator.add(rows(tokens, width, seed))
     return accumulator.finish().whole()
 

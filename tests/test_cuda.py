@@ -2,14 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tpec.accumulate import WIDTH_LIMIT
+from tpec.calibration import Calibration
 from tpec.checkpoint import Reader, open_checkpoint
+from tpec.collect import Collector
 from tpec.coupling import RowCoupling
 from tpec.demo import demo_tensors, write_safetensors
+from tpec.gradients import GradientCollector
 from tpec.grid import round_to_grid
 from tpec.kernels import TRITON_BLOCK, round_block_torch
 from tpec.layer import check_finite, chunk_items, quantize_tpec
@@ -146,3 +151,28 @@ def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> Non
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert verify(source, tmp_path / "q.safetensors").ok
     assert any("ran out of memory" in note for note in report.notes)
+
+
+def collected(sums: torch.device) -> Calibration:
+    """Statistics of a moderate and a wide layer on the GPU, also of their gradients."""
+    layers = torch.nn.Sequential(torch.nn.Linear(64, WIDTH_LIMIT + 64, False, CUDA),
+                                 torch.nn.Linear(WIDTH_LIMIT + 64, 32, False, CUDA)).requires_grad_(False)
+    for index, layer in enumerate(layers):
+        layer.weight.copy_(random(*layer.weight.shape, seed=index) * 0.1)
+    watched = {str(index): layer for index, layer in enumerate(layers)}
+    with Collector(watched, sums) as inputs, GradientCollector(watched, sums) as gradients:
+        for step in range(3):
+            gradients.probe(layers(random(1, 300, 64, seed=10 + step).requires_grad_(True)))
+    found = inputs.finish({name: tuple(layer.weight.shape) for name, layer in watched.items()})
+    return replace(found, outputs=gradients.finish())
+
+
+def test_sums_on_the_host_are_those_on_the_gpu() -> None:
+    there, here = collected(CUDA), collected(torch.device("cpu"))
+    assert there.groups["1"].vectors is not None
+    for name, stats in there.groups.items():
+        expected, got = stats.second_moment(), here.groups[name].second_moment()
+        assert (got - expected).norm() < 1e-3 * expected.norm()
+    assert there.outputs.keys() == here.outputs.keys() == {"0", "1"}
+    for name, stats in there.outputs.items():
+        torch.testing.assert_close(here.outputs[name].gram, stats.gram, rtol=1e-3, atol=1e-5)

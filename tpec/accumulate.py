@@ -5,14 +5,14 @@ from typing import Protocol
 
 import torch
 
-from .inputs import InputStats, LazyStats
+from .inputs import InputStats, LazyStats, eigenpairs
+from .workspace import Workspace
 
 #: Widths up to this keep the whole matrix E[x x^T]; wider ones a summary of rank width / SKETCH_SHARE.
 WIDTH_LIMIT = 4096
 SKETCH_SHARE = 8
 #: Rows of float32 input multiplied at a time.
 _TOKENS = 8192
-_SEED = 20250815
 
 
 class Accumulator(Protocol):
@@ -31,9 +31,10 @@ def accumulator_bytes(width: int) -> int:
     return 4 * width * (width if width <= WIDTH_LIMIT else width // SKETCH_SHARE)
 
 
-def make_accumulator(width: int, device: torch.device) -> Accumulator:
-    """The accumulator for inputs of `width` values, held on `device`."""
-    return GramAccumulator(width, device) if width <= WIDTH_LIMIT else SketchAccumulator(width, device)
+def make_accumulator(width: int, device: torch.device, workspace: Workspace | None = None) -> Accumulator:
+    """The accumulator for inputs of `width` values, held on `device`; those of one collection share a workspace."""
+    kind = GramAccumulator if width <= WIDTH_LIMIT else SketchAccumulator
+    return kind(width, device, workspace or Workspace())
 
 
 class _Moments:
@@ -61,8 +62,9 @@ class _Moments:
 class GramAccumulator:
     """Adds up x x^T in float32; the product is made where the input is, the sum kept on `device`."""
 
-    def __init__(self, width: int, device: torch.device) -> None:
+    def __init__(self, width: int, device: torch.device, workspace: Workspace) -> None:
         self._moments = _Moments(width, device)
+        self._workspace = workspace
         with torch.inference_mode(False):
             self._gram = torch.zeros(width, width, device=device)
 
@@ -73,7 +75,7 @@ class GramAccumulator:
             if part.device == self._gram.device:
                 self._gram.addmm_(part.mT, part)
             else:
-                self._gram += (part.mT @ part).to(self._gram.device)
+                self._workspace.add(self._gram, part.mT @ part)
 
     def finish(self) -> InputStats:
         facts = self._moments.finish()
@@ -88,20 +90,23 @@ class GramAccumulator:
 class SketchAccumulator:
     """One-pass Nystrom approximation (Tropp et al. 2017, arXiv:1706.05736): keeps G Omega and the diagonal of G."""
 
-    def __init__(self, width: int, device: torch.device) -> None:
+    def __init__(self, width: int, device: torch.device, workspace: Workspace) -> None:
         self._moments = _Moments(width, device)
         rank = max(1, width // SKETCH_SHARE)
+        self._workspace = workspace
+        #: Where the inputs are.
+        self._nearby = device
         with torch.inference_mode(False):
-            self._test = torch.randn(width, rank, generator=torch.Generator().manual_seed(_SEED))
             self._image = torch.zeros(width, rank, device=device)
             self._diagonal = torch.zeros(width, device=device)
 
     def add(self, rows: torch.Tensor) -> None:
-        test = self._test.to(rows.device)
+        self._nearby = rows.device
+        test = self._workspace.test_matrix(*self._image.shape, rows.device)
         for part in rows.split(_TOKENS):
             part = part.float()
             self._moments.add(part)
-            self._image += (part.mT @ (part @ test)).to(self._image.device)
+            self._workspace.add(self._image, part.mT @ (part @ test))
             self._diagonal += part.square().sum(0).to(self._diagonal.device)
 
     def finish(self) -> InputStats:
@@ -111,19 +116,24 @@ class SketchAccumulator:
         return LazyStats(**facts, form=form, make=partial(self._whole, facts))
 
     def _whole(self, facts: dict[str, object]) -> InputStats:
-        count = self._moments.count
-        image, diagonal = self._image / count, _plain(self._diagonal / count)
-        test = self._test.to(image.device)
+        try:
+            # Apple's devices have no float64, which the eigenvalues take.
+            vectors, values = self._eigenpairs(self._nearby if self._nearby.type == "cuda" else torch.device("cpu"))
+        except torch.OutOfMemoryError:
+            vectors, values = self._eigenpairs(torch.device("cpu"))
+        rest = (_plain(self._diagonal / self._moments.count) - vectors.square() @ values).clamp(min=0)
+        return InputStats(vectors=vectors, values=values, rest=rest, **facts)
+
+    def _eigenpairs(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        image = self._image.to(device) / self._moments.count
+        test = self._workspace.test_matrix(*image.shape, device)
         # A small shift keeps the core positive; it is taken off the eigenvalues again.
         shift = 1e-6 * image.norm() + torch.finfo(torch.float32).tiny
         image = image + shift * test
         core = test.mT @ image
         lower, _ = torch.linalg.cholesky_ex((core + core.mT) / 2)
-        factor = torch.linalg.solve_triangular(lower, image.mT, upper=False).mT
-        vectors, sigma, _ = torch.linalg.svd(factor, full_matrices=False)
-        vectors, values = _plain(vectors), _plain((sigma.square() - shift).clamp(min=0))
-        rest = (diagonal - vectors.square() @ values).clamp(min=0)
-        return InputStats(vectors=vectors, values=values, rest=rest, **facts)
+        vectors, values = eigenpairs(torch.linalg.solve_triangular(lower, image.mT, upper=False).mT)
+        return _plain(vectors), _plain((values - shift).clamp(min=0))
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from .accumulate import Accumulator, accumulator_bytes, make_accumulator
 from .calibration import Calibration, hash_layers
 from .errors import TpecError
 from .outputs import output_bytes
+from .workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Collector:
         self._modules = dict(modules)
         self._device = device
         self._sums: dict[str, Accumulator] = {}
+        self._workspace = Workspace()
         self._group: dict[str, str] = {}
         self._recent: list[_Seen] = []
         self._hooks = ExitStack()
@@ -126,7 +128,7 @@ class Collector:
             leader = self._group[name] = name
         self._recent = [_Seen(given, leader), *self._recent[: _REMEMBERED - 1]]
         if leader not in self._sums:
-            self._sums[leader] = make_accumulator(rows.shape[-1], self._device or rows.device)
+            self._sums[leader] = make_accumulator(rows.shape[-1], self._device or rows.device, self._workspace)
         self._sums[leader].add(rows.reshape(-1, rows.shape[-1]))
 
     @contextmanager

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from .outputs import OutputAccumulator, OutputStats
+from .workspace import Workspace
 
 _SEED = 20250815
 
@@ -23,6 +24,7 @@ class GradientCollector:
         self._modules = dict(modules)
         self._device = device
         self._sums: dict[str, OutputAccumulator] = {}
+        self._workspace = Workspace()
         self._hooks = ExitStack()
         self._random = torch.Generator().manual_seed(_SEED)
 
@@ -55,5 +57,5 @@ class GradientCollector:
     def _add(self, name: str, gradient: torch.Tensor) -> None:
         rows = gradient.shape[-1]
         if name not in self._sums:
-            self._sums[name] = OutputAccumulator(rows, self._device or gradient.device)
+            self._sums[name] = OutputAccumulator(rows, self._device or gradient.device, self._workspace)
         self._sums[name].add(gradient.detach().reshape(-1, rows))

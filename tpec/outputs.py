@@ -12,6 +12,7 @@ from functools import partial
 import torch
 
 from .errors import TpecError
+from .workspace import Workspace
 
 #: S is kept for runs of at most so many neighbouring rows; errors of different runs count as independent.
 RUN_LIMIT = 2048
@@ -71,7 +72,8 @@ def output_bytes(rows: int) -> int:
 class OutputAccumulator:
     """Adds up g g^T in float32 on `device`, run by run."""
 
-    def __init__(self, rows: int, device: torch.device) -> None:
+    def __init__(self, rows: int, device: torch.device, workspace: Workspace | None = None) -> None:
+        self._workspace = workspace or Workspace()
         self._rows, (runs, self._size) = rows, run_shape(rows)
         with torch.inference_mode(False):
             self._gram = torch.zeros(runs, self._size, self._size, device=device)
@@ -83,7 +85,7 @@ class OutputAccumulator:
         for part in gradients.split(_TOKENS):
             part = torch.nn.functional.pad(part.float(), (0, runs * self._size - self._rows))
             part = part.view(-1, runs, self._size).transpose(0, 1)
-            self._gram += (part.mT @ part).to(self._gram.device)
+            self._workspace.add(self._gram, part.mT @ part)
             self._tokens += part.shape[1]
 
     @property

@@ -124,6 +124,10 @@ class ComfyServer:
             self._process.kill()
             self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def log(self) -> str:
         return self.log_path.read_text("utf-8", "replace")
 

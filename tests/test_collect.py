@@ -4,6 +4,7 @@ import pytest
 import torch
 from samples import generator
 
+from tpec.accumulate import WIDTH_LIMIT
 from tpec.calibration import hash_layers
 from tpec.collect import Collector, join_passes, plan_collection
 from tpec.errors import TpecError
@@ -157,6 +158,19 @@ def test_nothing_run_is_one_sentence(model: Attention) -> None:
         pass
     with pytest.raises(TpecError, match="No layer was run while calibrating"):
         collector.finish(shapes())
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("width", [WIDTH, WIDTH_LIMIT + 8])
+def test_infinite_inputs_are_refused_by_name(width: int, value: float) -> None:
+    layers = {"fine": linear(3, width), "broken": linear(3, width)}
+    x = torch.ones(5, width)
+    with Collector(layers) as collector, torch.no_grad():
+        layers["fine"](x)
+        layers["broken"](torch.where(torch.arange(width) == 1, value, x))
+        layers["broken"](x.clone())
+    with pytest.raises(TpecError, match="input of 1 of 2 layers, 'broken' first, became infinite or NaN"):
+        collector.finish({})
 
 
 def test_passes_are_joined_to_what_one_pass_gives(model: Attention) -> None:

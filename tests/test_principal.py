@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from samples import generator
 
 from tpec.principal import data_free_metric, forget_starts, principal_components, row_chunks
 
@@ -64,6 +65,19 @@ def test_zeros_and_rank_one_are_finite() -> None:
         for tensor in (found.right, found.first_right, found.first_left, found.first_value):
             assert tensor.isfinite().all()
     assert components(torch.ones(30, 20)).first_value.item() == pytest.approx(600**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("seed", range(20))
+def test_few_components_are_found(rank: int, seed: int) -> None:
+    """What is left beside them underflows, which some eigenvalue routines do not survive."""
+    random = generator(seed)
+    size = 10.0 ** torch.randint(-30, 8, (), generator=random)
+    weight = size * (torch.randn(40, rank, generator=random) @ torch.randn(rank, 30, generator=random))
+    found = components(weight)
+    assert found.right.isfinite().all()
+    sigma = torch.linalg.svdvals(weight.double())[0].item()
+    assert (found.first_value * found.unit).item() == pytest.approx(sigma, rel=1e-4)
 
 
 def test_chunks_give_the_same_directions() -> None:

@@ -1,6 +1,7 @@
 """Watch a model's Linear layers while someone else runs it."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import torch
 from .accumulate import Accumulator, accumulator_bytes, make_accumulator
 from .calibration import Calibration, hash_layers
 from .errors import TpecError
+from .inputs import InputStats
 from .outputs import output_bytes
 from .workspace import Workspace
 
@@ -149,12 +151,22 @@ class Collector:
         """The statistics so far; `shapes` are all of the model's Linear weights [out, in], hooked or not.
 
         The sums become the statistics when somebody looks, one by one: in memory both would take twice as much.
+        Raises TpecError when nothing was seen, or values that are not finite.
         """
         if not self._sums:
             raise TpecError("No layer was run while calibrating: the model's layers do not match the checkpoint's.")
         sums, self._sums = self._sums, {}
         groups = {name: total.finish() for name, total in sums.items()}
+        _refuse_infinite(groups)
         return Calibration(groups, dict(self._group), hash_layers(shapes), source, runs, shapes=dict(shapes))
+
+
+def _refuse_infinite(groups: Mapping[str, InputStats]) -> None:
+    broken = [name for name, stats in groups.items() if not math.isfinite(stats.absmax)]
+    if broken:
+        raise TpecError(f"While calibrating, the input of {len(broken)} of {len(groups)} layers, '{broken[0]}' first, "
+                        "became infinite or NaN, as float16 does where bf16 does not: load the model in bf16 or "
+                        "float32 (in ComfyUI weight_dtype 'default', or its option --fp32-unet).")
 
 
 def join_passes(parts: Sequence[Calibration]) -> Calibration:

@@ -100,7 +100,8 @@ def _first_vector(parts: _Parts, unit: torch.Tensor, basis: torch.Tensor, tick: 
         basis = _orthonormal(_gram_product(parts, unit, _gram_product(parts, unit, basis, tick), tick), 1)
     basis = _orthonormal(basis, 2)
     small = basis.mT @ _gram_product(parts, unit, basis, tick)
-    return basis @ torch.linalg.eigh((small + small.mT) / 2)[1][:, -1]
+    # In float64: where a weight has a single component the rest underflows, and some LAPACKs then give up.
+    return basis @ torch.linalg.eigh((small + small.mT).double())[1][:, -1].float()
 
 
 def _orthonormal(basis: torch.Tensor, passes: int) -> torch.Tensor:

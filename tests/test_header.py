@@ -188,6 +188,7 @@ headers = st.dictionaries(st.sampled_from(["a", "b", "c.weight", "__metadata__"]
 
 @given(header=headers | json_values, data=st.binary(max_size=24), claim=st.integers(-3, 3))
 @example(header={"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}, data=b"12", claim=0)
+@example(header={"\n": None}, data=b"", claim=0)
 @settings(max_examples=400)
 def test_random_headers(tmp_path: Path, header: object, data: bytes, claim: int) -> None:
     text = json.dumps(header).encode()

@@ -12,7 +12,7 @@ from pathlib import Path
 from . import __version__, inspection
 from .checkpoint import open_checkpoint
 from .device import choose_devices
-from .errors import TpecError
+from .errors import TpecError, one_line
 from .estimate import describe_needs
 from .families import family_names
 from .naming import default_output
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(error: object) -> None:
     """One line on stderr, whatever names the message holds."""
-    print("tpec: " + " ".join(str(error).splitlines()), file=sys.stderr)
+    print("tpec: " + one_line(str(error)), file=sys.stderr)
 
 
 def _terminate(*_: object) -> None:

@@ -100,6 +100,16 @@ def probe_models(args: argparse.Namespace) -> list[Path]:
     return paths
 
 
+def compile_kernels(args: argparse.Namespace) -> None:
+    """Let Triton compile, at the first use on a machine, before any clock starts; a tiny model is enough for that."""
+    tiny, target = args.folder / "tiny.safetensors", args.folder / "tiny.out.safetensors"
+    make_model.write_model(tiny, make_model.model_shapes(args.layout, 512, 1, 2))
+    seconds = our_run(tiny, target, "tpec", []).seconds
+    print(f"tpec on {tiny.stat().st_size / 1e6:.0f} MB, kernels compiled: {seconds:.1f} s", flush=True)
+    tiny.unlink()
+    target.unlink()
+
+
 def published_seconds(peer: peers.FilePeer, probes: list[Path], source: Path, warm: bool) -> Seconds:
     """Extrapolated wall time of a published script on `source`, from whole runs on two smaller models."""
     sizes, seconds = [], []
@@ -124,18 +134,14 @@ def compare(args: argparse.Namespace, source: Path) -> None:
     floor = repeated(args, source, lambda: plain_copy(source, args.folder / "floor.bin", wanted))
     rows = [("plain read and write", floor), ("empty torch process", empty_process())]
     target = args.folder / "out.safetensors"
-    probes = probe_models(args)
-    # Triton compiles its kernels at the first use on a machine, which takes seconds, and never again.
-    for title in ("first run on this machine", "again"):
-        print(f"tpec on {probes[0].stat().st_size / 1e9:.2f} GB, {title}: "
-              f"{our_run(probes[0], target, 'tpec', args.extra).seconds:.1f} s", flush=True)
     for method in args.methods:
         seconds = repeated(args, source, lambda method=method: our_run(source, target, method, args.extra).seconds)
         rows.append((f"tpec --method {method}", seconds))
         target.unlink()
     ours = rows[-1]
-    theirs = [peers.published_script(args.published, variant) for variant in args.variants]
-    for peer in filter(None, theirs):
+    theirs = [peer for variant in args.variants if (peer := peers.published_script(args.published, variant))]
+    probes = probe_models(args) if theirs else []
+    for peer in theirs:
         rows.append((f"{peer.title} (extrapolated)", published_seconds(peer, probes, source, args.warm)))
     for path in probes:
         path.unlink()
@@ -193,6 +199,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     print(environment(), flush=True)
     source = model_file(args.folder, args.size, args.layout, args.hidden)
+    compile_kernels(args)
     if not args.only_scaling:
         compare(args, source)
     if args.gpus:

@@ -6,6 +6,7 @@ already made (Babai's nearest plane; Frantar et al. 2022, GPTQ, arXiv:2210.17323
 column j aims at w_j - sum_{i<j} U_ij e_i.
 """
 
+import functools
 from typing import Protocol
 
 import torch
@@ -128,6 +129,7 @@ class DenseMetric:
         self._upper = unit_upper(matrix)
         # Rows in units of the diagonal, as descent wants them.
         self._scaled = matrix.div_(self.diagonal[:, None])
+        self._rows = self._scaled.split(self.block)
 
     def start(self, errors: torch.Tensor) -> torch.Tensor:
         return errors
@@ -146,10 +148,16 @@ class DenseMetric:
 
     def descent(self, values: torch.Tensor, state: torch.Tensor, errors: torch.Tensor, begin: int,
                 end: int) -> torch.Tensor:
-        return torch.addmm(values, self._scaled[begin:end], errors, alpha=-1)
+        return torch.addmm(values, self._rows[begin // self.block], errors, alpha=-1)
 
     def descent_coupling(self, begin: int, end: int) -> torch.Tensor:
-        return self._scaled[begin:end, begin:end].mT.contiguous()
+        return self._descent_couplings[begin // self.block]
+
+    @functools.cached_property
+    def _descent_couplings(self) -> list[torch.Tensor]:
+        """Of all blocks, made once for all sweeps over all chunks of rows."""
+        return [rows[:, at * self.block: at * self.block + len(rows)].mT.contiguous()
+                for at, rows in enumerate(self._rows)]
 
     def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor:
         gradient = (self._scaled @ errors).mul_(self.diagonal[:, None])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,19 @@ def test_meter_adds_up() -> None:
     assert events[-1].message == "error 0.02"
     assert events[0].eta is None
     Meter(1.0, 1, 0.0, 0, None).advance(1.0, True)
+
+
+def test_meter_within_a_layer_tells_now_and_then_and_stops_at_once() -> None:
+    events: list[Progress] = []
+    meter = Meter(10.0, 3, 0.0, 0, events.append)
+    meter.begin("a")
+    begun = time.monotonic()
+    while time.monotonic() - begun < 0.2:
+        meter.tick()
+    assert 2 <= len(events) <= 11
+    meter.stop(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        meter.tick()
 
 
 def test_terminal_shows_layer_and_error(capsys: pytest.CaptureFixture) -> None:

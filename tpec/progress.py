@@ -25,6 +25,9 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 
+#: Seconds between reports from within layers: blocks of columns are done faster than anyone looks.
+_WITHIN = 0.02
+
 
 class Meter:
     """Adds up the work of all lanes and reports it; `report` may raise to stop the run."""
@@ -35,7 +38,7 @@ class Meter:
         self._index = index
         self._report = report
         self._lock = threading.Lock()
-        self._begun = time.monotonic()
+        self._begun = self._told = time.monotonic()
         self._layer = self._message = ""
         self._error: BaseException | None = None
 
@@ -43,7 +46,7 @@ class Meter:
         """A lane starts on a layer."""
         with self._lock:
             self._layer = layer
-        self.tick()
+        self._tell()
 
     def advance(self, cost: float, layer: bool, message: str = "") -> None:
         """A lane has finished work; `layer` when that was a quantized layer."""
@@ -51,15 +54,23 @@ class Meter:
             self._done += cost
             self._index += layer
             self._message = message or self._message
-        self.tick()
+        self._tell()
 
     def tick(self) -> None:
-        """Give the listener a chance to show something or to stop the run, by an exception that every lane gets."""
+        """Called within layers, as often as one likes: the listener may show something or stop the run.
+
+        It stops it by an exception, which every lane gets.
+        """
+        if self._error is not None or time.monotonic() - self._told > _WITHIN:
+            self._tell()
+
+    def _tell(self) -> None:
         if self._error is not None:
             raise self._error
         if self._report is None:
             return
         with self._lock:
+            self._told = time.monotonic()
             event = Progress(self._done, self._total, self._layer, self._index, self._count, self._message,
                              self._eta())
         try:

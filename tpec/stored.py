@@ -58,12 +58,14 @@ class StoredStats(LazyStats):
         if tokens < 1 or not math.isfinite(absmax):
             raise ValueError(f"'{name}' is not finite")
         mean = file.tensor(f"{name}.mean")
-        super().__init__(mean, absmax, tokens, form, partial(_stats, file, name, mean, absmax, tokens, form))
-        gram = partial(_unfolded_tensor, file, f"{name}.gram", len(mean)) if "gram" in form else None
-        object.__setattr__(self, "_gram", gram)
+        read = partial(_stats, file, name, mean, absmax, tokens, form)
+        super().__init__(mean, absmax, tokens, form, partial(read, _CPU))
+        object.__setattr__(self, "_read", read)
 
     def second_moment(self, device: torch.device | None = None) -> torch.Tensor:
-        return self._gram(device or _CPU) if self._gram else super().second_moment(device)
+        device = device or _CPU
+        stats = self._read(device)
+        return stats.gram if stats.gram is not None else stats.second_moment(device)
 
 
 class StoredOutputs(LazyOutputs):
@@ -107,10 +109,12 @@ def _unfolded_tensor(file: StoredFile, name: str, size: int, device: torch.devic
     return _unfolded(file.tensor(name, device), size)
 
 
-def _stats(file: StoredFile, name: str, mean: torch.Tensor, absmax: float, tokens: int, form: Form) -> InputStats:
-    parts = {part: file.tensor(f"{name}.{part}") for part in form if part not in ("mean", "gram")}
+def _stats(file: StoredFile, name: str, mean: torch.Tensor, absmax: float, tokens: int, form: Form,
+           device: torch.device) -> InputStats:
+    """The whole statistics; their large parts on `device`, which also checks them."""
+    parts = {part: file.tensor(f"{name}.{part}", device) for part in form if part not in ("mean", "gram")}
     if "gram" in form:
-        parts["gram"] = _unfolded_tensor(file, f"{name}.gram", len(mean), _CPU)
+        parts["gram"] = _unfolded_tensor(file, f"{name}.gram", len(mean), device)
     return InputStats(mean, absmax, tokens, **parts)
 
 

@@ -158,7 +158,7 @@ def scale(args: argparse.Namespace, source: Path) -> None:
     rows: list[tuple[str, Run, str]] = []
     for gpus in args.gpus:
         lanes = ",".join(f"cuda:{index}" for index in range(gpus))
-        ways = {f"{gpus} GPU, one process": (["--device", lanes, *options], 1)}
+        ways = {f"{gpus} GPU{'s' if gpus > 1 else ''}, one process": (["--device", lanes, *options], 1)}
         if gpus > 1:
             ways[f"{gpus} GPUs, torchrun"] = (options, gpus)
         for title, (extra, processes) in ways.items():

@@ -5,10 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tpec.coupling import RowCoupling
 from tpec.errors import TpecError
 from tpec.grid import FP8, decode
 from tpec.layer import FACTS, Quantized, check_finite, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
 from tpec.metric import DenseMetric, Metric
+from tpec.outputs import OutputStats
 from tpec.principal import data_free_metric, principal_components
 
 ITEMS = 1 << 20
@@ -138,6 +140,19 @@ def test_dense_metric_never_worse_and_sweeps_help(sweeps: int) -> None:
     if sweeps:
         without = quantize_tpec(weight, largest, metric, 0, None, ITEMS)
         assert loss(weight, result, metric) < loss(weight, without, metric)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_sweeps_end_where_nothing_moves_and_are_reported_as_made(coupled: bool) -> None:
+    x = random(500, 30)
+    metric = DenseMetric(x.T @ x / 500, torch.arange(30))
+    weight = random(48, 30, seed=3)
+    largest = check_finite("w", weight)
+    coupling = RowCoupling(OutputStats(torch.eye(48)[None], 48, 10_000), weight.device) if coupled else None
+    several, many = (quantize_tpec(weight, largest, metric, sweeps, None, ITEMS, coupling=coupling)
+                     for sweeps in (300, 400))
+    assert 1 < fact(several, "sweeps") == fact(many, "sweeps") < 300
+    assert torch.equal(several.codes.view(torch.uint8), many.codes.view(torch.uint8))
 
 
 def test_reported_losses_are_those_of_the_codes() -> None:

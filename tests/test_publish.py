@@ -54,7 +54,7 @@ def test_copy_to_another_disk(spool: Path, other_disk: Path) -> None:
 
 def test_full_disk_leaves_nothing(spool: Path, other_disk: Path) -> None:
     (other_disk / "filler").write_bytes(bytes(150_000))
-    with pytest.raises(TpecError, match="the disk is full"):
+    with pytest.raises(TpecError, match="is full: make room"):
         publish(spool, other_disk / "q.safetensors")
     assert names_in(other_disk) == {"filler"}
 
@@ -62,7 +62,7 @@ def test_full_disk_leaves_nothing(spool: Path, other_disk: Path) -> None:
 def test_full_disk_keeps_what_was_there(spool: Path, other_disk: Path) -> None:
     target = other_disk / "q.safetensors"
     target.write_bytes(b"x" * 150_000)
-    with pytest.raises(TpecError, match="the disk is full"):
+    with pytest.raises(TpecError, match="is full: make room"):
         publish(spool, target, "overwrite")
     assert target.read_bytes() == b"x" * 150_000
     assert names_in(other_disk) == {"q.safetensors"}

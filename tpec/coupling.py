@@ -60,11 +60,11 @@ class RowCoupling:
                             errors.shape[1])
 
     def round(self, weights: torch.Tensor, begin: int, metric: DenseMetric, sweeps: int,
-              tick: Tick = no_tick) -> tuple[torch.Tensor, torch.Tensor]:
-        """(values, errors) [n, rows] of weights [n, rows] in units of the scale, rows from `begin` on."""
+              tick: Tick = no_tick) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """(values, errors) [n, rows] of weights [n, rows] in units of the scale, rows from `begin` on; sweeps made."""
         targets = self._runs(weights)
         n, runs, _ = targets.shape
-        values = torch.empty_like(targets)
+        values, most = torch.empty_like(targets), 0
         made = weights.new_empty(runs, n, 0)
         for group, pull in zip(self._groups, self._pulls, strict=True):
             wanted = targets[:, :, group]
@@ -72,11 +72,11 @@ class RowCoupling:
                 wanted = wanted - (made @ self._chunk(pull, weights, begin)).transpose(0, 1)
             wanted = wanted.reshape(n, -1)
             rounded, errors = feedback(wanted, metric, tick)
-            improve(rounded, errors, metric, sweeps, tick)
+            most = max(most, improve(rounded, errors, metric, sweeps, tick))
             values[:, :, group] = rounded.view(n, runs, -1)
             made = torch.cat([made, (values[:, :, group] - targets[:, :, group]).transpose(0, 1)], 2)
         result = values.reshape(n, -1)[:, : weights.shape[1]]
-        return result, result - weights
+        return result, result - weights, most
 
     def _runs(self, tensor: torch.Tensor) -> torch.Tensor:
         """[n, rows] as [n, runs, run]; rows that fill up the layer's last run are zero, and S keeps them so."""

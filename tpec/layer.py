@@ -62,7 +62,7 @@ def quantize_nearest(weight: torch.Tensor, largest: torch.Tensor, items: int, ti
 def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, metric: Metric, sweeps: int,
                   components: Components | None, items: int, tick: Tick = no_tick,
                   coupling: RowCoupling | None = None) -> Quantized:
-    """Error feedback and `sweeps` of coordinate descent on `metric`; never worse on it than round to nearest.
+    """Error feedback and at most `sweeps` of coordinate descent on `metric`; never worse on it than round to nearest.
 
     W [out, in] of any float dtype is rounded `items` weights at a time. With `components` the published objective of
     their first pair is driven to zero at the end; with `coupling` rows are rounded together and the loss counts so.
@@ -75,19 +75,20 @@ def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, metric: Metric, s
     del sample
     codes = torch.empty(weight.shape, dtype=FP8, device=device)
     fallback = torch.empty(weight.shape, dtype=FP8, device=device)
-    facts = torch.zeros(len(FACTS), device=device)
+    facts, made = torch.zeros(len(FACTS), device=device), 0
     back = order.argsort()
     for begin, end in row_chunks(rows, columns, items, coupling.run if coupling else 1):
         part = _round_chunk(weight[begin:end], metric, scale, base, sweeps, tick, coupling, components, begin)
         codes[begin:end] = _in_file_order(part.values, back)
         fallback[begin:end] = _in_file_order(part.nearest, back)
         facts[:8] += part.facts
+        made = max(made, part.sweeps)
         del part
     better = facts[3] < facts[4]
     codes = torch.where(better, codes.view(torch.uint8), fallback.view(torch.uint8)).view(FP8)
     scale = torch.where(better, scale, base)
     facts = torch.where(better, facts, _as_nearest(facts))
-    facts[8].fill_(sweeps)
+    facts[8].fill_(made)
     if components is not None:
         unit = (scale / base).square()
         codes, rise = trim_principal(weight, codes, scale, components, metric, facts[7], (facts[4] - facts[3]) / unit)
@@ -104,6 +105,7 @@ class _Chunk:
     values: torch.Tensor
     nearest: torch.Tensor
     facts: torch.Tensor
+    sweeps: int
 
 
 def _round_chunk(weight: torch.Tensor, metric: Metric, scale: torch.Tensor, base: torch.Tensor, sweeps: int, tick: Tick,
@@ -125,13 +127,13 @@ def _round_chunk(weight: torch.Tensor, metric: Metric, scale: torch.Tensor, base
     scaled = plain.div_(scale)
     saturated = (scaled.abs() > FP8_MAX).sum()
     if coupling is not None:
-        values, errors = coupling.round(scaled, begin, metric, sweeps, tick)
+        values, errors, made = coupling.round(scaled, begin, metric, sweeps, tick)
     else:
         values, errors = feedback(scaled, metric, tick)
-        improve(values, errors, metric, sweeps, tick)
+        made = improve(values, errors, metric, sweeps, tick)
     loss, error2, along = measure(errors, scale)
     facts = torch.stack([norm2, error2, near2, loss, near_loss, saturated.float(), near_along, along])
-    return _Chunk(encode(values), near_codes, facts)
+    return _Chunk(encode(values), near_codes, facts, made)
 
 
 def _as_nearest(facts: torch.Tensor) -> torch.Tensor:

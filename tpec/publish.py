@@ -1,13 +1,12 @@
 """Give a finished file its place under the user's name, without ever leaving half a file there."""
 
 import contextlib
-import errno
 import os
 import shutil
 from pathlib import Path
 
 from .errors import TpecError
-from .spool import sync_folder
+from .spool import disk_fault, sync_folder
 
 IF_EXISTS = ("error", "number", "overwrite")
 
@@ -22,8 +21,7 @@ def publish(source: Path, target: Path, if_exists: str = "error") -> Path:
     try:
         return _publish(source, _free_name(target) if if_exists == "number" else target, if_exists)
     except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise TpecError(f"{target.name} cannot be written to {target.parent}: {what}.") from None
+        raise TpecError(disk_fault(error, target)) from None
 
 
 def _publish(source: Path, target: Path, if_exists: str) -> Path:

@@ -10,7 +10,8 @@ class LayerReport:
     """One quantized layer. Errors are relative norms |Q - W| / |W|; losses are relative to round to nearest's.
 
     `principal_before` and `principal_after` are the published objective |u1^T (Q - W) v1| / sigma1 of round to nearest
-    and of the result (data-free only, else None); `saturated` counts weights beyond +-448 of the scale.
+    and of the result (data-free only, else None); `saturated` counts weights beyond +-448 of the scale, `sweeps` is how
+    many of coordinate descent were made: fewer than asked for where nothing moved any more.
     """
 
     name: str

@@ -40,11 +40,12 @@ def feedback(weights: torch.Tensor, metric: Metric, tick: Tick = no_tick) -> tup
     return values, errors
 
 
-def improve(values: torch.Tensor, errors: torch.Tensor, metric: Metric, sweeps: int, tick: Tick = no_tick) -> None:
-    """At most `sweeps` of coordinate descent, in place, fewer when nothing moves any more."""
-    for _ in range(sweeps):
+def improve(values: torch.Tensor, errors: torch.Tensor, metric: Metric, sweeps: int, tick: Tick = no_tick) -> int:
+    """At most `sweeps` of coordinate descent, in place, fewer when nothing moves any more. Returns how many."""
+    for done in range(1, sweeps + 1):
         if descend(values, errors, metric, tick) == 0:
-            break
+            return done
+    return sweeps
 
 
 def descend(values: torch.Tensor, errors: torch.Tensor, metric: Metric, tick: Tick = no_tick) -> torch.Tensor:

@@ -226,9 +226,16 @@ class _disk_errors:  # noqa: N801 - used as a statement
         return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise TpecError(f"The disk of {self._output.parent} is full: make room or choose another folder; "
-                            f"nothing was written as {self._output.name}.") from None
-        raise TpecError(f"{self._output} cannot be written: {error.strerror}.") from None
+        if isinstance(error, OSError):
+            raise TpecError(disk_fault(error, self._output)) from None
+
+
+def disk_fault(error: OSError, output: Path) -> str:
+    """The sentence for what kept `output` from being written."""
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return (f"The disk of {output.parent} is full: make room or choose another folder; nothing was written as "
+                f"{output.name}.")
+    if error.errno == errno.EFBIG:
+        return (f"The disk of {output.parent} takes no file of the size of {output.name} (FAT32 ends at 4 GB): "
+                "choose a folder on another disk.")
+    return f"{output} cannot be written: {error.strerror}."

@@ -14,6 +14,8 @@ _MIB = 1 << 20
 _PIECE = 32 * _MIB
 #: Float32 copies of a chunk of rows alive at once while it is rounded (measured with benchmarks/memory.py).
 _CHUNK_COPIES = 8
+#: A CPU run's peak beside its tensors: the heap keeps some of what was freed (largest seen with benchmarks/memory.py).
+_HEAP_SLACK = 1.25
 #: n x n float32 matrices alive while a calibrated metric is made: moment, permuted, Cholesky factor and its flip.
 _DENSE_COPIES = 4
 #: Copies of a layer's output statistics alive while they are made ready: as read, damped, permuted, factor, pulls.
@@ -75,7 +77,7 @@ def estimate(plan: Plan, device: torch.device, calibration: Calibration | None =
     # So much of the input may be on its way at once (see lane.py).
     waiting = (1 + threads) * max(largest, _PIECE)
     if device.type == "cpu":
-        return Estimate(waiting + 2 * items + work, 0)
+        return Estimate(round(_HEAP_SLACK * (waiting + 2 * items + work)), 0)
     # Pinned buffers besides, for weights on their way up and for results on their way down.
     buffers = 2 * largest + (2 + threads) * items
     return Estimate(waiting + buffers, (1 + threads) * largest + threads * work)

@@ -6,9 +6,11 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -133,3 +135,15 @@ def python(code: str, arguments: Sequence[object] = (), **more: object) -> subpr
     """A Python process that can import the engine."""
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=environment(),
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own of so many bytes ("256k"); hard links to it are impossible."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from samples import HIDDEN, generator, load, names_in, python, save_flux, sha256
+from samples import HIDDEN, generator, load, names_in, python, save_flux, sha256, small_disk
 
 from tpec.accumulate import GramAccumulator, SketchAccumulator
 from tpec.calibrated import calibrated_metric, centred, check_calibration, damping
@@ -81,6 +81,13 @@ def test_existing_file_is_kept_unless_asked(tmp_path: Path) -> None:
 def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(TpecError, match="cannot be written"):
         save_calibration(both(), tmp_path / "none" / "c.safetensors")
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "4k") as folder:
+        with pytest.raises(TpecError, match="is full: make room"):
+            save_calibration(both(), folder / "c.safetensors")
+        assert names_in(folder) == set()
 
 
 def test_merge_is_that_of_all_rows() -> None:

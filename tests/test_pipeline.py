@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import generator, load, names_in, python, same_bits, save_flux, sha256
+from samples import generator, load, names_in, python, same_bits, save_flux, sha256, small_disk
 
 from tpec.checkpoint import open_checkpoint
 from tpec.errors import TpecError
@@ -295,36 +294,30 @@ def test_sharded_input_equals_the_single_file(tmp_path: Path, source: Path) -> N
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one and a half megabytes of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1536k", "none", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "1536k") as folder:
+        yield folder
 
 
-def test_disk_too_small_is_said_before_the_work(small_disk: Path, source: Path) -> None:
-    (small_disk / "filler").write_bytes(bytes(1 << 20))
+def test_disk_too_small_is_said_before_the_work(disk: Path, source: Path) -> None:
+    (disk / "filler").write_bytes(bytes(1 << 20))
     events: list[Progress] = []
-    refused("needs .* make room", source, small_disk / "q.safetensors", progress=events.append)
+    refused("needs .* make room", source, disk / "q.safetensors", progress=events.append)
     assert not events
-    assert names_in(small_disk) == {"filler"}
+    assert names_in(disk) == {"filler"}
 
 
 @pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")])
-def test_disk_that_fills_up_during_the_run(small_disk: Path, source: Path, devices: tuple[str, ...]) -> None:
+def test_disk_that_fills_up_during_the_run(disk: Path, source: Path, devices: tuple[str, ...]) -> None:
     def fill(event: Progress) -> None:
-        filler = small_disk / "filler"
+        filler = disk / "filler"
         if not filler.exists():
             with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
                 while True:
                     file.write(bytes(4096))
 
-    refused("disk of .* is full", source, small_disk / "q.safetensors", progress=fill, devices=devices)
-    assert names_in(small_disk) == {"filler"}
+    refused("disk of .* is full", source, disk / "q.safetensors", progress=fill, devices=devices)
+    assert names_in(disk) == {"filler"}
 
 
 def test_limit_on_file_sizes(tmp_path: Path, source: Path) -> None:

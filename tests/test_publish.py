@@ -1,12 +1,11 @@
 """A finished file under the user's name: whole or not at all, and nothing of theirs is lost."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from samples import names_in
+from samples import names_in, small_disk
 
 from tpec.errors import TpecError
 from tpec.publish import publish
@@ -22,12 +21,8 @@ def spool(tmp_path: Path) -> Path:
 @pytest.fixture
 def other_disk(tmp_path: Path) -> Iterator[Path]:
     """Another file system, of 256 kB: hard links to it are impossible."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "256k") as folder:
+        yield folder
 
 
 def test_new_name_and_new_folders(tmp_path: Path, spool: Path) -> None:

@@ -1,11 +1,10 @@
 """The working file and its journal."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from samples import names_in, save_flux
+from samples import names_in, save_flux, small_disk
 
 from tpec.checkpoint import open_checkpoint
 from tpec.errors import TpecError
@@ -124,13 +123,8 @@ def test_names_of_others_are_left_alone(layout: Layout, output: Path) -> None:
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "2m") as folder:
+        yield folder
 
 
 def test_disk_that_is_full_only_for_the_journal(layout: Layout, full_disk: Path) -> None:

@@ -16,7 +16,7 @@ from .errors import TpecError
 from .header import make_header
 from .inputs import InputStats
 from .outputs import OutputStats, run_shape
-from .spool import sync_folder
+from .spool import disk_fault, sync_folder
 from .stored import StoredFile, StoredOutputs, StoredStats, folded, triangle
 
 _KIND = "tpec_calibration"
@@ -55,7 +55,7 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
         os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise TpecError(f"{path} cannot be written: {error.strerror}.") from None
+        raise TpecError(disk_fault(error, path)) from None
     finally:
         part.unlink(missing_ok=True)
     return path

@@ -86,7 +86,7 @@ def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
                 raise TpecError(f"{target.name} is the input itself: choose another name for the output.")
         _refuse_existing(output, overwrite)
     except OSError as error:
-        raise TpecError(f"{output} cannot be written: {error.strerror}.") from None
+        raise TpecError(spool.disk_fault(error, output)) from None
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

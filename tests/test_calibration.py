@@ -84,10 +84,11 @@ def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "4k") as folder:
+    with small_disk(tmp_path / "disk", "8k") as folder:
+        (folder / "filler").write_bytes(bytes(8192))
         with pytest.raises(TpecError, match="is full: make room"):
             save_calibration(both(), folder / "c.safetensors")
-        assert names_in(folder) == set()
+        assert names_in(folder) == {"filler"}
 
 
 def test_merge_is_that_of_all_rows() -> None:

@@ -2,14 +2,13 @@
 
 import json
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tpec.naming import default_output
-from tpec.progress import _WITHIN, Meter, Progress
+from tpec.progress import Progress
 from tpec.report import LayerReport, Report
 from tpec.terminal import TerminalProgress
 
@@ -72,35 +71,6 @@ def test_default_name_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert default_output(folder, False) == folder / expected
     monkeypatch.chdir(folder)
     assert default_output(Path("."), False).name == expected
-
-
-def test_meter_adds_up() -> None:
-    events: list[Progress] = []
-    meter = Meter(10.0, 3, 4.0, 1, events.append)
-    meter.begin("a")
-    meter.advance(3.0, True, "error 0.02")
-    meter.advance(3.0, False)
-    assert [(event.done, event.index, event.layer) for event in events] == [(4, 1, "a"), (7, 2, "a"), (10, 2, "a")]
-    assert events[-1].message == "error 0.02"
-    assert events[0].eta is None
-    Meter(1.0, 1, 0.0, 0, None).advance(1.0, True)
-
-
-def test_meter_within_a_layer_tells_now_and_then_and_stops_at_once() -> None:
-    events: list[Progress] = []
-    meter = Meter(10.0, 3, 0.0, 0, events.append)
-    begun = time.monotonic()
-    meter.begin("a")
-    for _ in range(100_000):
-        meter.tick()
-    assert len(events) <= 1 + (time.monotonic() - begun) / _WITHIN
-    told = len(events)
-    time.sleep(2 * _WITHIN)
-    meter.tick()
-    assert len(events) == told + 1
-    meter.stop(KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        meter.tick()
 
 
 def test_terminal_shows_layer_and_error(capsys: pytest.CaptureFixture) -> None:

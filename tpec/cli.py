@@ -12,7 +12,7 @@ from pathlib import Path
 from . import __version__, inspection
 from .checkpoint import open_checkpoint
 from .device import choose_devices
-from .errors import TpecError, one_line
+from .errors import TpecError, one_line, sentence
 from .estimate import describe_needs
 from .families import family_names
 from .naming import default_output
@@ -21,9 +21,11 @@ from .plan import Plan, make_plan
 from .report import Report
 from .settings import FORMATS, MATMULS, METHODS, Settings
 from .terminal import TerminalProgress
-from .world import World, join_world, leave_world
+from .world import PeersLost, World, join_world, leave_world
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+#: What a user gets one sentence about; anything else is a fault of this program.
+FAILURES = (TpecError, OSError, RuntimeError, MemoryError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,21 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # File and tensor names may hold what the terminal's encoding does not.
         stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        signal.signal(signal.SIGTERM, _terminate)
         return options.run(options)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
-    except TpecError as error:
-        _complain(error)
-        return FAILED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except OSError as error:
-        _complain(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
+    except FAILURES as error:
+        _complain(sentence(error))
         return FAILED
+    finally:
+        # Whoever ends the process while it winds up (torchrun, when another rank was quicker) gets no traceback.
+        signal.signal(signal.SIGTERM, before)
 
 
 def _complain(error: object) -> None:
@@ -96,6 +98,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     add("--include", default="", metavar="RE", help="quantize Linear weights whose name matches, too")
     add("--exclude", default="", metavar="RE", help="keep tensors whose name matches")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N, or several separated by commas")
+    add("--keep-nonfinite", action="store_true", help="copy parameters that hold NaN or infinite values as they are")
     add("--overwrite", action="store_true", help="replace an existing output")
     add("--resume", action="store_true", help="go on where a killed run stopped, and keep what an interrupt leaves")
     add("--dry-run", action="store_true", help="show what would happen and stop")
@@ -106,7 +109,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     names = ("family", "method", "format", "matmul", "keep_distillation", "t5xxl", "top_k", "num_iter", "include",
-             "exclude")
+             "exclude", "keep_nonfinite")
     return Settings(**{name: getattr(options, name) for name in names})
 
 
@@ -159,28 +162,30 @@ def _quantize(options: argparse.Namespace) -> int:
     talk = not options.quiet and world.rank == 0
     if options.calib_samples is not None and talk:
         print("--calib_samples is not used: random inputs say nothing about real ones.")
-    results: list[tuple[Path, Report | TpecError]] = []
+    results: list[tuple[Path, Report | Exception | None]] = []
     try:
         for source, output in zip(inputs, outputs, strict=True):
             try:
                 results.append((source, _quantize_one(options, settings, source, output, world, talk)))
-            except TpecError as error:
-                if len(inputs) == 1:
-                    raise
+            except (BrokenPipeError, PeersLost):
+                raise
+            except FAILURES as error:
                 results.append((source, error))
-                _complain(error)
+                # Every rank has the same error, so one of them says it.
+                if world.rank == 0:
+                    _complain(sentence(error))
     finally:
         leave_world(world)
     if len(inputs) > 1 and talk:
         print(_batch_table(results))
-    return FAILED if any(isinstance(result, TpecError) for _, result in results) else DONE
+    return FAILED if any(isinstance(result, Exception) for _, result in results) else DONE
 
 
 def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path, output: Path, world: World,
                   talk: bool) -> Report | None:
-    plan = make_plan(open_checkpoint(source), settings)
-    devices = choose_devices(options.device, world.rank)
-    calibration = _calibration(options)
+    plan, devices, calibration = world.agree(lambda: (
+        make_plan(open_checkpoint(source), settings), choose_devices(options.device, world.rank),
+        _calibration(options)))
     if talk:
         print(plan.summary())
         where = ("each of " if len(devices) > 1 else "") + ", ".join(map(str, devices))
@@ -189,15 +194,15 @@ def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path,
         if world.rank == 0:
             print(plan.table())
         return None
-    check_output(plan, output, options.overwrite)
+    world.agree(lambda: check_output(plan, output, options.overwrite))
     with TerminalProgress(enabled=talk) as progress:
         report = quantize(plan, output, devices=devices, calibration=calibration, progress=progress,
                           overwrite=options.overwrite, resume=options.resume, world=world)
     if talk:
         print(report.result())
         print(f"saved {output}")
-    if options.report and world.rank == 0:
-        _write_report(options.report, report)
+    if options.report:
+        world.agree(lambda: _write_report(options.report, report) if world.rank == 0 else None)
     return report
 
 
@@ -216,7 +221,7 @@ def _write_report(path: Path, report: Report) -> None:
         raise TpecError(f"The report {path} cannot be written: {error.strerror}; the model was saved.") from None
 
 
-def _batch_table(results: list[tuple[Path, Report | TpecError | None]]) -> str:
+def _batch_table(results: list[tuple[Path, Report | Exception | None]]) -> str:
     lines = [f"{'input':40} {'size':>7} {'time':>8}  result"]
     for source, result in results:
         if isinstance(result, Report):

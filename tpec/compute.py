@@ -1,6 +1,7 @@
 """What one lane does with one layer: choose the metric, quantize, fetch the result back, note what it cost."""
 
 import math
+import re
 import time
 from functools import partial
 
@@ -9,7 +10,8 @@ import torch
 from .calibrated import calibrated_metric, centred
 from .calibration import Calibration
 from .coupling import RowCoupling
-from .errors import TpecError
+from .errors import TpecError, is_out_of_memory
+from .grid import WORST_ERROR
 from .inputs import InputStats
 from .lane import Lane, Read, Write
 from .layer import FACTS, Quantized, check_finite, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
@@ -29,7 +31,7 @@ SWEEPS_COUPLED = 2
 SWEEPS_DATA_FREE = 0
 #: Results lie at multiples of so many bytes in a buffer.
 _ALIGNMENT = 64
-#: Smaller chunks tried when the device runs out of memory, before the CPU takes the layer.
+#: Smaller chunks tried when a device or the host runs out of memory, before the CPU takes the layer.
 _SHRINK = (1, 4, 16)
 
 
@@ -47,7 +49,7 @@ class Compute:
         self._plan = plan
         self._calibration = calibration
         self._layout = layout
-        self._device = device
+        self.device = device
         self._meter = meter
         self._metric: tuple[object, DenseMetric] | None = None
         cuda = device.type == "cuda"
@@ -66,53 +68,68 @@ class Compute:
         layer = item.task.layer
         self._meter.begin(layer.layer)
         if item.ready is not None:
-            stream = torch.cuda.current_stream(self._device)
+            stream = torch.cuda.current_stream(self.device)
             stream.wait_event(item.ready)
             item.weight.record_stream(stream)
             if item.bias is not None:
                 item.bias.record_stream(stream)
-        quantized, bias, metric = self._with_less_memory(item)
+        quantized, corrected, metric = self._with_less_memory(item)
+        bias = item.bias if corrected is None else corrected
         numbers = torch.cat([quantized.scale.reshape(1), quantized.facts])
         host, ready, buffer = self._to_host(lane, [quantized.codes, numbers, *([bias] if bias is not None else [])])
         scale = host[1][:4]
         pieces = [(layer.name, host[0], 0), *((name, scale, 0) for name in scalar_names(layer.layer, self._plan))]
         if bias is not None:
             pieces.append((item.task.bias.name, host[2], 0))
-        facts = partial(_facts, layer.layer, host[1], metric, begun)
+        facts = partial(_facts, layer.layer, host[1], None if corrected is None else host[2].view(bias.dtype), metric,
+                        begun)
         return Write(tuple(pieces), item.task, facts, ready, buffer)
 
     def _with_less_memory(self, item: Read) -> tuple[Quantized, torch.Tensor | None, str]:
-        items = chunk_items(self._device)
-        if self._device.type == "cpu":
-            return self._quantize(item.weight, item.bias, item, items)
-        for shrink in _SHRINK if item.weight.device == self._device else ():
+        found = None
+        if item.weight.device == self.device:
+            found = self._in_smaller_pieces(item.weight, item.bias, item)
+        if found is None and self.device.type != "cpu":
+            note = memory_note(self.device)
+            if note not in self.notes:
+                self.notes.append(note)
+            bias = item.bias.cpu() if item.bias is not None else None
+            found = self._in_smaller_pieces(item.weight.cpu(), bias, item)
+            self._metric = None
+        if found is None:
+            raise TpecError(f"Memory ran out at layer '{item.task.layer.layer}', even in small pieces: close other "
+                            "programs, or leave out the layer (exclude).")
+        return found
+
+    def _in_smaller_pieces(self, weight: torch.Tensor, bias: torch.Tensor | None,
+                           item: Read) -> tuple[Quantized, torch.Tensor | None, str] | None:
+        """The result on the weight's device, in the largest pieces that there is memory for; None if there is not."""
+        for shrink in _SHRINK:
             try:
-                return self._quantize(item.weight, item.bias, item, items // shrink)
-            except torch.OutOfMemoryError:
-                self._metric = None
+                return self._quantize(weight, bias, item, chunk_items(weight.device) // shrink)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Only now, when the exception no longer holds the tensors of the attempt.
+            self._metric = None
+            if weight.device.type == "cuda":
                 torch.cuda.empty_cache()
-        note = f"{self._device} ran out of memory; some layers were computed on the CPU"
-        if note not in self.notes:
-            self.notes.append(note)
-        cpu = torch.device("cpu")
-        bias = item.bias.cpu() if item.bias is not None else None
-        result = self._quantize(item.weight.cpu(), bias, item, chunk_items(cpu))
-        self._metric = None
-        return result
+        return None
 
     def _quantize(self, weight: torch.Tensor, bias: torch.Tensor | None, item: Read,
                   items: int) -> tuple[Quantized, torch.Tensor | None, str]:
+        """The layer, its bias if the calibration corrects that, and the metric's name."""
         settings, tick = self._plan.settings, self._meter.tick
         largest = check_finite(item.task.layer.name, weight)
         if settings.method == "nearest":
-            return quantize_nearest(weight, largest, items, tick), bias, "nearest"
+            return quantize_nearest(weight, largest, items, tick), None, "nearest"
         stats = self._calibration.stats(item.task.layer.local_layer) if self._calibration else None
         if stats is None:
             k = settings.top_k or default_rank(weight.shape[1])
             sweeps = SWEEPS_DATA_FREE if settings.num_iter is None else settings.num_iter
             components = principal_components(weight, largest, k, items, tick)
             metric = data_free_metric(components, STRENGTH)
-            return quantize_tpec(weight, largest, metric, sweeps, components, items, tick), bias, "weight"
+            return quantize_tpec(weight, largest, metric, sweeps, components, items, tick), None, "weight"
         has_bias = bias is not None
         metric = self._calibrated(item.task.layer.local_layer, stats, has_bias, weight.device)
         outputs = self._calibration.outputs.get(item.task.layer.local_layer)
@@ -121,9 +138,10 @@ class Compute:
         if sweeps is None:
             sweeps = SWEEPS_CALIBRATED if coupling is None else SWEEPS_COUPLED
         quantized = quantize_tpec(weight, largest, metric, sweeps, None, items, tick, coupling)
+        corrected = None
         if has_bias and centred(stats, has_bias):
-            bias = corrected_bias(weight, quantized, bias, stats.mean.to(weight.device), items)
-        return quantized, bias, "activation" if coupling is None else "gradient"
+            corrected = corrected_bias(weight, quantized, bias, stats.mean.to(weight.device), items)
+        return quantized, corrected, "activation" if coupling is None else "gradient"
 
     def _calibrated(self, layer: str, stats: InputStats, has_bias: bool, device: torch.device) -> DenseMetric:
         key = (self._calibration.layers[layer], has_bias, device)
@@ -139,7 +157,7 @@ class Compute:
         if self._download is None or flat[0].device.type == "cpu":
             return [tensor.cpu() for tensor in flat], None, None
         buffer = lane.download_buffer()
-        self._download.wait_stream(torch.cuda.current_stream(self._device))
+        self._download.wait_stream(torch.cuda.current_stream(self.device))
         host, at = [], 0
         with torch.cuda.stream(self._download):
             for tensor in flat:
@@ -152,17 +170,34 @@ class Compute:
         return host, ready, buffer
 
 
-def _facts(layer: str, numbers: torch.Tensor, metric: str, begun: float) -> dict[str, object]:
-    """The layer's line of the report, from the numbers the device sent; raises TpecError if they are not finite."""
+def memory_note(device: torch.device) -> str:
+    """What the report says of a device whose memory was not enough."""
+    return f"{device} ran out of memory; some layers were computed on the CPU"
+
+
+def _facts(layer: str, numbers: torch.Tensor, corrected: torch.Tensor | None, metric: str,
+           begun: float) -> dict[str, object]:
+    """The layer's line of the report, from the numbers the device sent and its bias, if that was corrected.
+
+    Raises TpecError if they are not finite, or if the layer is off by more than a verified file may be.
+    """
     scale, *values = numbers.view(torch.float32).tolist()
     facts = dict(zip(FACTS, values, strict=True))
     if not all(map(math.isfinite, (scale, *values))):
         raise TpecError(f"Quantizing '{layer}' gave values that are not finite: the layer's weights are out of range.")
     norm2 = facts["weight_norm2"] or 1.0
+    error = math.sqrt(facts["error2"] / norm2)
+    keep = f"keep the layer as it is (--exclude '^{re.escape(layer)}\\.')"
+    if error > WORST_ERROR:
+        raise TpecError(f"Layer '{layer}' cannot be held in FP8: its weights would be off by {error:.3f}, and "
+                        f"{WORST_ERROR} is the most a model can live with; {keep}.")
+    if corrected is not None and not bool(corrected.isfinite().all()):
+        raise TpecError(f"The bias of '{layer}', corrected by the calibration, leaves the range of its dtype or was "
+                        f"not finite before: {keep}, or quantize without calibration.")
     data_free = metric == "weight"
     return {
         "name": layer, "shape": (), "scale": scale, "metric": metric,
-        "relative_error": math.sqrt(facts["error2"] / norm2),
+        "relative_error": error,
         "nearest_error": math.sqrt(facts["nearest_error2"] / norm2),
         "loss": facts["loss"] / norm2, "nearest_loss": facts["nearest_loss"] / norm2,
         "saturated": int(facts["saturated"]), "sweeps": int(facts["sweeps"]), "seconds": time.monotonic() - begun,

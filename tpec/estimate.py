@@ -47,13 +47,13 @@ def describe_needs(plan: Plan, device: torch.device, calibration: Calibration | 
     return f"{text}; takes up to {estimate(plan, device, calibration, _THREADS).text()} where that is free"
 
 
-def compute_threads(plan: Plan, device: torch.device, calibration: Calibration | None = None) -> int:
-    """How many layers a device works on at a time; the result is the same."""
+def compute_threads(plan: Plan, device: torch.device, calibration: Calibration | None = None, lanes: int = 1) -> int:
+    """How many layers one of `lanes` that share a device works on at a time; the result is the same."""
     most = _most_threads(plan, device, calibration)
     if most == 1:
         return 1
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = torch.cuda.mem_get_info(device)[0] + cached
+    free = (torch.cuda.mem_get_info(device)[0] + cached) // lanes
     return next((threads for threads in range(most, 1, -1) if estimate(plan, device, None, threads).device <= free), 1)
 
 

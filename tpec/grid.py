@@ -7,6 +7,9 @@ import torch
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
+#: No rounding of a layer that a model could live with is off by more than this share |Q - W| / |W|; a lost scale is far
+#: above it. Quantizing refuses such a layer, verifying calls it a fault.
+WORST_ERROR = 0.2
 #: Exponent of the smallest normal number; below it the spacing stays 2^(MIN_EXPONENT - MANTISSA_BITS).
 MIN_EXPONENT = -6
 MANTISSA_BITS = 3

@@ -13,18 +13,25 @@ from functools import partial
 import torch
 
 from .checkpoint import Reader
+from .device import host_buffer
 from .dtypes import TORCH_DTYPES
-from .errors import Interrupted
+from .errors import is_out_of_memory
+from .finite import check_kept
+from .halt import POLL, Halt
 from .header import TensorInfo
 from .spool import Journal, SpoolFile
 from .work import Task
 
+#: Bytes copied at a time: a multiple of every dtype's item size, so that no element is split.
 _PIECE = 32 << 20
 _AHEAD = 2
 #: The system is asked to fetch so many bytes before they are read; they lie in its cache, not in this process.
 _WINDOW = 1 << 30
-_POLL = 0.2
 _SLACK = 4096
+
+
+#: What is known of written tensors, by name: a quantized weight's numbers, {"nonfinite": True}, or None.
+Facts = dict[str, dict[str, object] | None]
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,12 @@ class Budget:
         self._limit, self._used = limit, 0
         self._changed = threading.Condition()
 
-    def take(self, nbytes: int, stop: threading.Event) -> None:
+    def take(self, nbytes: int, halt: Halt) -> None:
+        """Wait until there is room. Raises Stopped when the run fails meanwhile."""
         with self._changed:
             while self._used and self._used + nbytes > self._limit:
-                self._changed.wait(_POLL)
-                if stop.is_set():
-                    raise Interrupted("stopped")
+                self._changed.wait(POLL)
+                halt.check()
             self._used += nbytes
 
     def give(self, nbytes: int) -> None:
@@ -87,16 +94,16 @@ class Buffers:
     def __init__(self, count: int, nbytes: int) -> None:
         self._free: queue.Queue[torch.Tensor] = queue.Queue()
         for _ in range(count):
-            self._free.put(torch.empty(nbytes, dtype=torch.uint8, pin_memory=True))
+            self._free.put(host_buffer(nbytes, torch.uint8))
 
-    def take(self, stop: threading.Event) -> torch.Tensor:
-        """A free buffer, when there is one."""
-        while not stop.is_set():
+    def take(self, halt: Halt) -> torch.Tensor:
+        """A free buffer, when there is one. Raises Stopped when the run fails meanwhile."""
+        while True:
+            halt.check()
             try:
-                return self._free.get(timeout=_POLL)
+                return self._free.get(timeout=POLL)
             except queue.Empty:
                 continue
-        raise Interrupted("stopped")
 
     def give(self, buffer: torch.Tensor) -> None:
         self._free.put(buffer)
@@ -104,9 +111,10 @@ class Buffers:
 
 @dataclass
 class Lane:
-    """Runs `tasks` on `device`; `finished` hears of every task that is on disk.
+    """Runs `tasks` on `device`; `finished` hears of every task that is on disk, with what is known of each tensor.
 
-    Each of `compute` turns a Read into a Write, in a thread of its own.
+    Each of `compute` turns a Read into a Write, in a thread of its own. `halt` is shared by all lanes of a run. NaN and
+    infinite values in parameters that are copied fail the run unless `keep_nonfinite`.
     """
 
     device: torch.device
@@ -115,7 +123,9 @@ class Lane:
     spool: SpoolFile
     journal: Journal
     compute: Sequence[Callable[["Lane", Read], Write]]
-    finished: Callable[[Task, dict[str, object] | None], None]
+    finished: Callable[[Task, Facts], None]
+    halt: Halt = field(default_factory=Halt)
+    keep_nonfinite: bool = False
     stages: Stages = field(default_factory=Stages)
 
     def __post_init__(self) -> None:
@@ -123,9 +133,10 @@ class Lane:
         self._budget = Budget((1 + len(self.compute)) * max([*quantized, _PIECE]))
         self._inbox: queue.Queue[Read | None] = queue.Queue(_AHEAD)
         self._outbox: queue.Queue[Write | None] = queue.Queue()
-        self._stop = threading.Event()
         self._counting = threading.Lock()
-        self._error: BaseException | None = None
+        self._computing = len(self.compute)
+        #: Names of tensors seen to hold NaN or infinite values, before they go to the writer.
+        self._nonfinite: set[str] = set()
         self._cuda = self.device.type == "cuda"
         self._uploading: tuple[torch.Tensor, torch.cuda.Event] | None = None
         if self._cuda and quantized:
@@ -135,46 +146,13 @@ class Lane:
             self._downloads = Buffers(_AHEAD + len(self.compute), items + _SLACK)
 
     def run(self) -> None:
-        """Work through all tasks; the first error of any stage stops the others and is raised here."""
+        """Work through all tasks, or until `halt` is set, by a failure of any stage here or elsewhere; never raises."""
         first, *others = (partial(self._compute_all, compute) for compute in self.compute)
-        reader, writer, *helpers = (threading.Thread(target=self._guard, args=(stage,), daemon=True)
-                                    for stage in (self._read_all, self._write_all, *others))
-        for thread in (reader, writer, *helpers):
-            thread.start()
-        try:
-            first()
-            for thread in helpers:
-                self._wait_for(thread)
-            self._outbox.put(None)
-            self._wait_for(writer)
-        finally:
-            self._stop.set()
-            for thread in (reader, writer, *helpers):
-                thread.join()
-        if self._error:
-            raise self._error
-
-    def stop(self) -> None:
-        """Ask every stage to end; `run` returns or raises soon after."""
-        self._stop.set()
+        self.halt.run(first, self._read_all, self._write_all, *others)
 
     def download_buffer(self) -> torch.Tensor:
-        """Pinned bytes for one layer's results; the writer gives them back."""
-        return self._downloads.take(self._stop)
-
-    def _guard(self, stage: Callable[[], None]) -> None:
-        try:
-            stage()
-        except BaseException as error:  # noqa: BLE001 - handed to the lane's caller, which raises it
-            if self._error is None:
-                self._error = error
-            self._stop.set()
-
-    @staticmethod
-    def _wait_for(thread: threading.Thread) -> None:
-        # In steps, so that Ctrl-C gets through on Windows.
-        while thread.is_alive():
-            thread.join(_POLL)
+        """Pinned bytes for one layer's results; the writer gives them back. Raises Stopped when the run fails."""
+        return self._downloads.take(self.halt)
 
     def _compute_all(self, compute: Callable[["Lane", Read], Write]) -> None:
         for item in self._received(self._inbox):
@@ -182,13 +160,17 @@ class Lane:
             self._outbox.put(compute(self, item))
             with self._counting:
                 self.stages.compute += time.monotonic() - begun
-        # The other loops need the end's sign too.
+        # The other loops need the end's sign too, and the writer gets it from the last of them.
         self._send(None)
+        with self._counting:
+            self._computing -= 1
+            if not self._computing:
+                self._outbox.put(None)
 
     def _received(self, box: queue.Queue) -> Iterator:
-        while not self._stop.is_set():
+        while not self.halt.is_set():
             try:
-                item = box.get(timeout=_POLL)
+                item = box.get(timeout=POLL)
             except queue.Empty:
                 continue
             if item is None:
@@ -196,9 +178,9 @@ class Lane:
             yield item
 
     def _send(self, item: Read | None) -> None:
-        while not self._stop.is_set():
+        while not self.halt.is_set():
             try:
-                return self._inbox.put(item, timeout=_POLL)
+                return self._inbox.put(item, timeout=POLL)
             except queue.Full:
                 continue
 
@@ -206,7 +188,7 @@ class Lane:
         stream = torch.cuda.Stream(self.device) if self._cuda else None
         ahead = self._fetch_ahead()
         for task in self.tasks:
-            if self._stop.is_set():
+            if self.halt.is_set():
                 return
             next(ahead)
             if task.quantize:
@@ -227,11 +209,11 @@ class Lane:
 
     def _read(self, task: Task, stream: torch.cuda.Stream | None) -> Read:
         info = task.layer.info
-        self._budget.take(info.nbytes, self._stop)
-        bias = self._load(task.bias, torch.empty(task.bias.nbytes, dtype=torch.uint8)) if task.bias else None
+        self._budget.take(info.nbytes, self.halt)
+        bias = self._load_bias(task.bias) if task.bias else None
         if stream is None:
             return Read(task, self._load(info, torch.empty(info.nbytes, dtype=torch.uint8)), bias, None)
-        buffer = self._uploads.take(self._stop)
+        buffer = self._uploads.take(self.halt)
         weight = self._load(info, buffer[: info.nbytes])
         self._uploaded()
         try:
@@ -240,7 +222,9 @@ class Lane:
                 moved_bias = bias.to(self.device) if bias is not None else None
                 ready = torch.cuda.Event()
                 ready.record(stream)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             # The compute stage decides what to do with a weight that does not fit.
             read = Read(task, weight.clone(), bias, None)
             self._uploads.give(buffer)
@@ -256,6 +240,16 @@ class Lane:
             self._uploads.give(buffer)
             self._uploading = None
 
+    def _load_bias(self, info: TensorInfo) -> torch.Tensor:
+        raw = torch.empty(info.nbytes, dtype=torch.uint8)
+        bias = self._load(info, raw)
+        self._look(info, raw)
+        return bias
+
+    def _look(self, info: TensorInfo, raw: torch.Tensor) -> None:
+        if check_kept(info, raw, self.keep_nonfinite):
+            self._nonfinite.add(info.name)
+
     def _load(self, info: TensorInfo, raw: torch.Tensor) -> torch.Tensor:
         begun = time.monotonic()
         self.reader.read_into(info, memoryview(raw.numpy()))
@@ -267,12 +261,13 @@ class Lane:
         info = task.layer.info
         for offset in range(0, max(info.nbytes, 1), _PIECE):
             count = min(_PIECE, info.nbytes - offset)
-            self._budget.take(count, self._stop)
+            self._budget.take(count, self.halt)
             begun = time.monotonic()
             piece = torch.empty(count, dtype=torch.uint8)
             if count:
                 self.reader.read_into(info, memoryview(piece.numpy()), offset)
             self.stages.read += time.monotonic() - begun
+            self._look(info, piece)
             last = offset + count >= info.nbytes
             self._outbox.put(Write(((info.name, piece, offset),), task if last else None))
         self.reader.drop_cache(info)
@@ -289,12 +284,19 @@ class Lane:
                 nbytes += data.numel()
             if item.buffer is not None:
                 self._downloads.give(item.buffer)
-            copied = item.facts is None
-            self._budget.give(nbytes if copied else item.task.layer.info.nbytes)
+            self._budget.give(nbytes if facts is None else item.task.layer.info.nbytes)
             if item.task is not None:
-                for name in item.task.written:
-                    self.journal.record(name, nbytes, facts if name == item.task.layer.name else None)
-                self.finished(item.task, facts)
+                self._done(item.task, facts, nbytes if facts is not None else item.task.layer.info.nbytes)
             self.stages.write += time.monotonic() - begun
-        if not self._stop.is_set():
+        if not self.halt.is_set():
             self.journal.flush()
+
+    def _done(self, task: Task, facts: dict[str, object] | None, nbytes: int) -> None:
+        """Note a task whose tensors, of `nbytes` in all, are written."""
+        known: Facts = {name: {"nonfinite": True} if name in self._nonfinite else None for name in task.written}
+        if facts is not None:
+            known[task.layer.name] = facts
+        for name in task.written:
+            # The journal adds the bytes up: they count once, whatever the number of names.
+            self.journal.record(name, nbytes if name == task.layer.name else 0, known[name])
+        self.finished(task, known)

@@ -1,10 +1,13 @@
 """Quantize a checkpoint file to file: what is known is checked first, then lanes stream it, then it gets its name."""
 
 import logging
-import threading
+import os
+import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +17,14 @@ from . import spool
 from .calibrated import calibration_record, check_calibration, layer_options
 from .calibration import Calibration
 from .checkpoint import Reader
-from .compute import Compute
+from .compute import Compute, memory_note
 from .device import fast_products, load_libraries
-from .errors import TpecError
+from .errors import TpecError, is_out_of_memory
 from .estimate import compute_threads
 from .families import DROP, QUANTIZE
-from .lane import Lane, Stages
+from .finite import nonfinite_note
+from .halt import Halt
+from .lane import Facts, Lane, Stages
 from .layout import Layout, make_layout
 from .plan import Plan
 from .principal import forget_starts
@@ -29,8 +34,6 @@ from .work import Task, make_tasks, split
 from .world import World
 
 log = logging.getLogger(__name__)
-
-_POLL = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Job:
     digest: str
     calibration: Calibration | None
     tasks: tuple[Task, ...]
-    finished: dict[str, dict[str, object] | None]
+    finished: Facts
 
 
 def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.device] = ("cpu",),
@@ -53,19 +56,19 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
 
     `progress` is called often, also within layers, from any lane's thread; an exception it raises stops the run. Unless
     `resume` is set an error or interrupt removes everything; with it the partial file and its journal stay for the next
-    run. Raises TpecError.
+    run. Of several processes all fail when one does, with the same sentence. Raises TpecError.
     """
     begun = time.monotonic()
     output, world = Path(output), world or World()
     found = [torch.device(device) for device in devices]
-    job = _prepare(plan, output, calibration, overwrite, resume, world)
+    job = world.agree(partial(_checked, plan, output, calibration, overwrite))
     try:
-        facts, stages, notes = _run(job, found, progress, world)
-        parts = world.gather((facts, stages, notes))
-        if world.rank == 0:
-            _refuse_existing(output, overwrite)
-            spool.finish(output)
-        world.share(None)
+        # From here on without `resume` a working file of that name is this run's own.
+        done = world.share(world.agree(partial(_begin, job, resume) if world.rank == 0 else _nothing))
+        job = replace(job, finished=done)
+        cards = Counter(card for cards in world.gather([_card(device) for device in found]) for card in cards)
+        parts = world.gather(world.agree(partial(_run, job, found, progress, world, cards)))
+        world.agree(partial(_publish, output, overwrite) if world.rank == 0 else _nothing)
     except BaseException:
         if world.rank == 0 and not resume:
             spool.discard(output)
@@ -94,8 +97,16 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
         raise TpecError(f"{output} exists already: choose another name or allow overwriting (--overwrite).")
 
 
-def _prepare(plan: Plan, output: Path, calibration: Calibration | None, overwrite: bool, resume: bool,
-             world: World) -> Job:
+def _publish(output: Path, overwrite: bool) -> None:
+    _refuse_existing(output, overwrite)
+    spool.finish(output)
+
+
+def _nothing() -> None:
+    """What the other ranks do meanwhile."""
+
+
+def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrite: bool) -> Job:
     check_output(plan, output, overwrite)
     if plan.settings.method == "nearest" and plan.settings.matmul == "full_precision":
         calibration = None
@@ -108,19 +119,15 @@ def _prepare(plan: Plan, output: Path, calibration: Calibration | None, overwrit
     layout = make_layout(plan, layer_options(plan, calibration), calibration_record(tasks, steering))
     recipe = plan.settings.recipe() | {"calibration": calibration.digest() if covered else ""}
     digest = spool.job_digest(layout, plan.checkpoint.identity(), recipe)
-    outcome: dict | TpecError = {}
-    if world.rank == 0:
-        try:
-            finished = spool.finished(output, layout, digest) if resume else None
-            if finished is None:
-                spool.create(output, layout)
-            outcome = finished or {}
-        except TpecError as error:
-            outcome = error
-    outcome = world.share(outcome)
-    if isinstance(outcome, TpecError):
-        raise outcome
-    return Job(plan, output, layout, digest, steering, tasks, outcome)
+    return Job(plan, output, layout, digest, steering, tasks, {})
+
+
+def _begin(job: Job, resume: bool) -> Facts:
+    """Make the working file, or find what an earlier run has finished of it."""
+    finished = spool.finished(job.output, job.layout, job.digest) if resume else None
+    if finished is None:
+        spool.create(job.output, job.layout)
+    return finished or {}
 
 
 def _group(job: Job, task: Task) -> object:
@@ -131,83 +138,87 @@ def _group(job: Job, task: Task) -> object:
     return ("group", name) if name is not None else task.layer.name
 
 
-def _run(job: Job, devices: list[torch.device], progress: OnProgress | None,
-         world: World) -> tuple[dict[str, dict[str, object]], Stages, list[str]]:
-    """Run this process's lanes; returns facts by layer, summed stage times and notes."""
+@dataclass(frozen=True)
+class _Done:
+    """What one process's lanes did: what is known of tensors by name, stage times summed over lanes, notes."""
+
+    facts: Facts
+    stages: Stages
+    notes: list[str]
+
+
+def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, world: World,
+         cards: Counter[str]) -> _Done:
+    """Run this process's lanes; `cards` says how many lanes of all processes work on each card."""
     open_tasks = [task for task in job.tasks if task.layer.name not in job.finished]
     shares = split(open_tasks, [_group(job, task) for task in open_tasks], world.size * len(devices))
     mine = shares[world.rank * len(devices): (world.rank + 1) * len(devices)]
-    total = sum(task.cost for task in job.tasks)
-    done = [task for task in job.tasks if task.layer.name in job.finished]
-    meter = Meter(total, sum(task.quantize for task in job.tasks), sum(task.cost for task in done),
-                  sum(task.quantize for task in done), progress)
-    if world.size > 1:
-        # Another rank's work is not seen here: show this rank's share as the whole.
-        meter = Meter(sum(task.cost for share in mine for task in share) or 1.0,
-                      sum(task.quantize for share in mine for task in share), 0.0, 0, progress)
-    facts: dict[str, dict[str, object]] = {}
-    compute = [[Compute(job.plan, job.calibration, job.layout, device, meter)
-                for _ in range(compute_threads(job.plan, device, job.calibration))] for device in devices]
-    readers = [Reader(job.plan.checkpoint) for _ in devices]
-    writers = [spool.SpoolFile(job.output, job.layout) for _ in devices]
-    journals = [spool.Journal(job.output, job.digest, world.rank * len(devices) + at, writer)
-                for at, writer in enumerate(writers)]
-    lanes = [Lane(device, tasks, reader, writer, journal, [one.run for one in several],
-                  partial(_finished, meter, facts))
-             for device, tasks, reader, writer, journal, several
-             in zip(devices, mine, readers, writers, journals, compute, strict=True)]
+    halt, facts = Halt(), Facts()
+    meter = _meter(job, mine, progress, halt, world)
+    computes = [_computes(job, device, meter, cards[_card(device)]) for device in devices]
+    with ExitStack() as stack:
+        lanes = [_open_lane(job, world.rank * len(devices) + at, tasks, several, stack, halt,
+                            partial(_finished, meter, facts))
+                 for at, (tasks, several) in enumerate(zip(mine, computes, strict=True))]
+        _run_lanes(lanes, devices, halt, world)
+    stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
+    return _Done(facts, stages, [note for several in computes for one in several for note in one.notes])
+
+
+def _meter(job: Job, mine: Sequence[Sequence[Task]], progress: OnProgress | None, halt: Halt, world: World) -> Meter:
+    """Of the whole run; of several processes, which see each other's work at its end only, of this one's share."""
+    done: list[Task] = []
+    tasks: Sequence[Task] = [task for share in mine for task in share]
+    if world.size == 1:
+        tasks, done = job.tasks, [task for task in job.tasks if task.layer.name in job.finished]
+    return Meter(sum(task.cost for task in tasks) or 1.0, sum(task.quantize for task in tasks),
+                 sum(task.cost for task in done), sum(task.quantize for task in done), progress, halt)
+
+
+def _card(device: torch.device) -> str:
+    """One name for one card, as far as that can be told, in every process of this machine."""
+    return " ".join((platform.node(), os.environ.get("CUDA_VISIBLE_DEVICES", ""), str(device)))
+
+
+def _computes(job: Job, device: torch.device, meter: Meter, lanes: int) -> list[Compute]:
+    """For each of a lane's threads; on the CPU where the device has not even room to begin."""
+    try:
+        threads = compute_threads(job.plan, device, job.calibration, lanes)
+        return [Compute(job.plan, job.calibration, job.layout, device, meter) for _ in range(threads)]
+    except RuntimeError as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    one = Compute(job.plan, job.calibration, job.layout, torch.device("cpu"), meter)
+    one.notes.append(memory_note(device))
+    return [one]
+
+
+def _open_lane(job: Job, number: int, tasks: Sequence[Task], computes: Sequence[Compute], stack: ExitStack, halt: Halt,
+               finished: Callable[[Task, Facts], None]) -> Lane:
+    """Lane `number` of the run; `stack` closes what it holds open."""
+    reader = stack.enter_context(closing(Reader(job.plan.checkpoint)))
+    writer = stack.enter_context(closing(spool.SpoolFile(job.output, job.layout)))
+    journal = stack.enter_context(closing(spool.Journal(job.output, job.digest, number, writer)))
+    return Lane(computes[0].device, tasks, reader, writer, journal, [one.run for one in computes], finished, halt,
+                job.plan.settings.keep_nonfinite)
+
+
+def _run_lanes(lanes: Sequence[Lane], devices: Sequence[torch.device], halt: Halt, world: World) -> None:
+    """Raises what fails first, in a lane here or in another process."""
     try:
         load_libraries(devices)
-        with fast_products(devices):
-            _run_lanes(lanes, meter)
+        with fast_products(devices), world.watching(halt):
+            halt.run(*(lane.run for lane in lanes))
     finally:
-        for closable in (*readers, *journals, *writers):
-            closable.close()
         forget_starts()
-    stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
-    notes = [note for several in compute for one in several for note in one.notes]
-    return facts, stages, notes
+    halt.raise_first()
 
 
-def _finished(meter: Meter, facts: dict[str, dict[str, object]], task: Task, fact: dict[str, object] | None) -> None:
-    message = ""
-    if fact is not None:
-        facts[task.layer.name] = fact
-        message = f"error {fact['relative_error']:.4f}"
+def _finished(meter: Meter, facts: Facts, task: Task, known: Facts) -> None:
+    facts.update((name, fact) for name, fact in known.items() if fact)
+    fact = known[task.layer.name]
+    message = f"error {fact['relative_error']:.4f}" if task.quantize else ""
     meter.advance(task.cost, task.quantize, message)
-
-
-def _run_lanes(lanes: list[Lane], meter: Meter) -> None:
-    if len(lanes) == 1:
-        lanes[0].run()
-        return
-    errors: list[BaseException] = []
-
-    def guarded(lane: Lane) -> None:
-        try:
-            lane.run()
-        except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
-            errors.append(error)
-            meter.stop(error)
-            for other in lanes:
-                other.stop()
-
-    threads = [threading.Thread(target=guarded, args=(lane,), daemon=True) for lane in lanes]
-    for thread in threads:
-        thread.start()
-    try:
-        while any(thread.is_alive() for thread in threads):
-            time.sleep(_POLL)
-    except BaseException as error:
-        meter.stop(error)
-        raise
-    finally:
-        for lane in lanes:
-            lane.stop()
-        for thread in threads:
-            thread.join()
-    if errors:
-        raise errors[0]
 
 
 def _uncovered(job: Job) -> list[str]:
@@ -221,15 +232,16 @@ def _uncovered(job: Job) -> list[str]:
     return [f"{len(names)} layers have no statistics in the calibration and were rounded without: {shown}"]
 
 
-def _report(job: Job, parts: list[tuple[dict, Stages, list[str]]], devices: list[torch.device], world: World,
-            seconds: float) -> Report:
+def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: World, seconds: float) -> Report:
     facts = {name: fact for name, fact in job.finished.items() if fact}
-    for part, _, _ in parts:
-        facts |= part
+    for part in parts:
+        facts |= part.facts
     plan = job.plan
     layers = tuple(LayerReport(**{**facts[layer.name], "shape": layer.shape}) for layer in plan.of(QUANTIZE))
-    stages = {name: sum(getattr(part[1], name) for part in parts) for name in ("read", "compute", "write")}
-    notes = tuple(dict.fromkeys([*_uncovered(job), *(note for part in parts for note in part[2])]))
+    stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
+    nonfinite = [layer.name for layer in plan.layers if facts.get(layer.name, {}).get("nonfinite")]
+    notes = tuple(dict.fromkeys([*_uncovered(job), *nonfinite_note(nonfinite),
+                                 *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
     kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.layers)
     return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .halt import Halt
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -30,17 +32,24 @@ _WITHIN = 0.02
 
 
 class Meter:
-    """Adds up the work of all lanes and reports it; `report` may raise to stop the run."""
+    """Adds up the work of all lanes and reports it, never backwards; `report` may raise to stop the run.
 
-    def __init__(self, total: float, count: int, done: float, index: int, report: OnProgress | None) -> None:
+    `total` and `done` are units of work, `count` and `index` quantized layers; `done` and `index` are what an earlier
+    run has finished. Once `halt` is set every method raises Stopped.
+    """
+
+    def __init__(self, total: float, count: int, done: float, index: int, report: OnProgress | None,
+                 halt: Halt | None = None) -> None:
         self._total, self._count = total, count
         self._done = self._resumed = done
         self._index = index
         self._report = report
+        self._halt = halt or Halt()
         self._lock = threading.Lock()
+        #: Held while the listener runs, so that it gets events in their order and one at a time.
+        self._reporting = threading.Lock()
         self._begun = self._told = time.monotonic()
         self._layer = self._message = ""
-        self._error: BaseException | None = None
 
     def begin(self, layer: str) -> None:
         """A lane starts on a layer."""
@@ -57,32 +66,31 @@ class Meter:
         self._tell()
 
     def tick(self) -> None:
-        """Called within layers, as often as one likes: the listener may show something or stop the run.
+        """Called within layers, as often as one likes: the listener may show something or stop the run."""
+        self._halt.check()
+        if time.monotonic() - self._told > _WITHIN:
+            self._tell(wait=False)
 
-        It stops it by an exception, which every lane gets.
-        """
-        if self._error is not None or time.monotonic() - self._told > _WITHIN:
-            self._tell()
-
-    def _tell(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._report is None:
+    def _tell(self, wait: bool = True) -> None:
+        """Report how things stand; without `wait` only if no other thread does so at this moment."""
+        self._halt.check()
+        if self._report is None or not self._reporting.acquire(blocking=wait):
             return
+        try:
+            # Another thread's report may have ended the run meanwhile.
+            self._halt.check()
+            self._report(self._event())
+        except BaseException as error:
+            self._halt.fail(error)
+            raise
+        finally:
+            self._reporting.release()
+
+    def _event(self) -> Progress:
         with self._lock:
             self._told = time.monotonic()
-            event = Progress(self._done, self._total, self._layer, self._index, self._count, self._message,
-                             self._eta())
-        try:
-            self._report(event)
-        except BaseException as error:
-            self.stop(error)
-            raise
-
-    def stop(self, error: BaseException) -> None:
-        """What ended one thread's work ends the others' within a moment: from now on every tick raises `error`."""
-        with self._lock:
-            self._error = self._error or error
+            return Progress(self._done, self._total, self._layer, self._index, self._count, self._message,
+                            self._eta())
 
     def _eta(self) -> float | None:
         own = self._done - self._resumed

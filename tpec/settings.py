@@ -14,7 +14,8 @@ MATMULS = ("full_precision", "fp8")
 class Settings:
     """One quantization job's choices; `top_k` and `num_iter` None mean the method's own defaults.
 
-    `include` and `exclude` are regular expressions searched in tensor names. Raises TpecError on a bad value.
+    `include` and `exclude` are regular expressions searched in tensor names; `keep_nonfinite` copies parameters that
+    hold NaN or infinite values instead of refusing the file. Raises TpecError on a bad value.
     """
 
     family: str = "auto"
@@ -27,6 +28,7 @@ class Settings:
     num_iter: int | None = None
     include: str = ""
     exclude: str = ""
+    keep_nonfinite: bool = False
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)

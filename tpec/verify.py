@@ -11,10 +11,10 @@ import torch
 from .checkpoint import Checkpoint, Reader, open_checkpoint
 from .dtypes import FLOATS
 from .explain import mean_length
+from .finite import holds_nonfinite, nonfinite_note
+from .grid import WORST_ERROR
 from .layout import CALIBRATED_KEY
 
-#: No rounding of a layer that a model could live with is worse than this; a lost scale is far above it.
-_WORST_ERROR = 0.2
 #: A corrected bias may ask for a mean input this much longer than the recorded one: it was computed in float32.
 _LONGER = 1.02
 _ROWS_ITEMS = 1 << 23
@@ -26,13 +26,15 @@ _EXTRAS = (*_SCALES, "comfy_quant", "input_scale", "scale_input")
 class VerifyResult:
     """Faults in sentences (none: the file is good), and the relative error |Q - W| / |W| of every FP8 layer.
 
-    `kept` counts tensors that are bit-exact, `corrected` biases that make up for their layer's rounding.
+    `kept` counts tensors that are bit-exact, `corrected` biases that make up for their layer's rounding; `nonfinite`
+    names kept tensors that hold NaN or infinite values, in the original as well.
     """
 
     faults: list[str] = field(default_factory=list)
     errors: dict[str, float] = field(default_factory=dict)
     kept: int = 0
     corrected: int = 0
+    nonfinite: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -45,7 +47,7 @@ class VerifyResult:
                  + (f", {self.corrected} biases are corrected" if self.corrected else "")]
         if self.faults:
             lines = [f"{len(self.faults)} fault(s):", *self.faults[:20]]
-        return "\n".join(lines)
+        return "\n".join([*lines, *nonfinite_note(self.nonfinite)])
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _check_layer(name: str, files: _Files) -> None:
     scale = next(iter(found.values()))
     error, errors = _measure(files.before.tensor(name), files.after.tensor(name), scale, change is not None)
     files.outcome.errors[layer] = error
-    if not error <= _WORST_ERROR:
+    if not error <= WORST_ERROR:
         files.fault(f"{layer} is off by {error:.3f} relative to the original: it is not a rounding of it.")
     elif change is not None:
         _check_change(layer, errors, change, files)
@@ -234,12 +236,17 @@ def _check_kept(name: str, files: _Files) -> None:
 
 def _same_bytes(name: str, files: _Files) -> bool:
     first, second = files.source.tensors[name], files.result.tensors[name]
+    nonfinite = False
     for offset in range(0, first.nbytes, _ROWS_ITEMS):
         pieces = [bytearray(min(_ROWS_ITEMS, first.nbytes - offset)) for _ in range(2)]
         files.before.read_into(first, memoryview(pieces[0]), offset)
         files.after.read_into(second, memoryview(pieces[1]), offset)
         if pieces[0] != pieces[1]:
             return False
+        # Pieces hold whole elements: their size is a multiple of every item's.
+        nonfinite = nonfinite or holds_nonfinite(first.dtype, torch.frombuffer(pieces[0], dtype=torch.uint8))
+    if nonfinite:
+        files.outcome.nonfinite.append(name)
     return True
 
 

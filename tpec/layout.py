@@ -13,6 +13,7 @@ from . import __version__
 from .dtypes import ITEM_BYTES
 from .families import DROP, QUANTIZE
 from .header import TensorInfo, make_header
+from .origin import ORIGIN_KEY
 from .plan import LayerPlan, Plan
 
 #: Header metadata: a JSON object of the calibrated layers. The value is |E[x]| of the layer's input where the bias
@@ -115,6 +116,8 @@ def _metadata(plan: Plan, described: Mapping[str, dict[str, object]],
         metadata["_quantization_metadata"] = json.dumps({"format_version": "1.0", "layers": described})
     recipe = {"version": __version__, "source": plan.checkpoint.name, "family": plan.family.name,
               **plan.settings.recipe()}
+    if plan.checkpoint.origin:
+        recipe[ORIGIN_KEY] = dict(plan.checkpoint.origin)
     metadata["tpec"] = json.dumps(recipe)
     metadata[CALIBRATED_KEY] = json.dumps(dict(calibrated))
     return metadata

@@ -3,12 +3,12 @@
 import re
 from dataclasses import dataclass
 
-from .checkpoint import Checkpoint
 from .dtypes import FLOATS, byte_count
 from .errors import TpecError
 from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, detect
 from .header import TensorInfo
 from .settings import Settings
+from .source import Source
 
 _QUANTIZED_NAMES = re.compile(
     r"(^|\.)(scaled_fp8|weight_scale|scale_weight|comfy_quant|qweight|qzeros|g_idx|SCB|weight_format)$"
@@ -52,7 +52,7 @@ class LayerPlan:
 class Plan:
     """A checkpoint, the settings, what was detected and every tensor's fate, in file order."""
 
-    checkpoint: Checkpoint
+    checkpoint: Source
     settings: Settings
     family: Family
     prefix: str
@@ -94,7 +94,7 @@ class Plan:
             f"({layer.reason})" for layer in self.layers)
 
 
-def make_plan(checkpoint: Checkpoint, settings: Settings) -> Plan:
+def make_plan(checkpoint: Source, settings: Settings) -> Plan:
     """Decide every tensor's fate from header and settings. Raises TpecError for anything that must not be quantized."""
     wanted = settings.family
     if settings.t5xxl:
@@ -116,19 +116,19 @@ def make_plan(checkpoint: Checkpoint, settings: Settings) -> Plan:
     return Plan(checkpoint, settings, found.family, found.prefix, found.why, layers)
 
 
-def _refuse_quantized_metadata(checkpoint: Checkpoint) -> None:
+def _refuse_quantized_metadata(checkpoint: Source) -> None:
     if "_quantization_metadata" in checkpoint.metadata:
         raise TpecError(f"{checkpoint.name} is quantized already (its header says so): use the bf16 or fp16 original.")
 
 
-def _refuse_unknown_dtypes(checkpoint: Checkpoint) -> None:
+def _refuse_unknown_dtypes(checkpoint: Source) -> None:
     for name, info in checkpoint.tensors.items():
         if byte_count(info.dtype, info.shape) is None:
             raise TpecError(f"Tensor '{name}' of {checkpoint.name} has dtype {info.dtype}, which is not known here: "
                             "update this program, or use a bf16 or fp16 file.")
 
 
-def _refuse_quantized(checkpoint: Checkpoint, prefix: str) -> None:
+def _refuse_quantized(checkpoint: Source, prefix: str) -> None:
     for name, info in checkpoint.tensors.items():
         if not name.startswith(prefix):
             continue

@@ -8,12 +8,14 @@ from .calibration_files import TPECLoadCalibration, TPECSaveCalibration
 from .compare import TPECCompare
 from .load_checkpoint import TPECLoadCheckpoint
 from .load_scaled import TPECLoadScaledFP8
+from .model_source import TPECModelSource
 from .quantize import TPECQuantizeFP8
 from .report import TPECReport
 from .save_scaled import TPECSaveScaledFP8
 
 NODES: list[type[io.ComfyNode]] = [
     TPECLoadCheckpoint,
+    TPECModelSource,
     TPECQuantizeFP8,
     TPECSaveScaledFP8,
     TPECLoadScaledFP8,

@@ -17,6 +17,7 @@ from samples import (
     generator,
     load,
     names_in,
+    python,
     run_cli,
     save_flux,
     sha256,
@@ -334,6 +335,59 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
         main(arguments)
     assert caught.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+LIMITED = """import resource, sys
+import torch
+from tpec.cli import main
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (96 << 20),) * 2)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
+def test_memory_that_the_system_refuses_is_one_sentence(tmp_path: Path) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in load(save_flux(tmp_path)).items()}
+    source = write_shapes(tmp_path / "model.safetensors", shapes | {f"{LAYER}.weight": (8192, 16384)})
+    process = python(LIMITED, ["quantize", source, "-o", tmp_path / "q.safetensors", "--quiet", "--device", "cpu"])
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert re.fullmatch(r"tpec: Memory ran out[^\n]*\.\n", stderr), stderr
+    assert names_in(tmp_path) == {"model.safetensors"}
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (RuntimeError("CUDA error: an illegal memory access was encountered\nmore"), "illegal memory access"),
+    (MemoryError(), "Memory ran out"), (PermissionError(13, "Permission denied", "x"), "x cannot be used")])
+def test_failures_below_this_program_are_one_sentence(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
+                                                      monkeypatch: pytest.MonkeyPatch, error: Exception,
+                                                      words: str) -> None:
+    """And the next input is worked on."""
+    def fail(path: Path) -> object:
+        if path.name == "bad.safetensors":
+            raise error
+        return open_checkpoint(path)
+
+    monkeypatch.setattr("tpec.cli.open_checkpoint", fail)
+    (tmp_path / "out").mkdir()
+    assert tpec("quantize", tmp_path / "bad.safetensors", "--method", "nearest", "--quiet") == 1
+    one_line(capsys, words)
+    assert tpec("quantize", tmp_path / "bad.safetensors", source, "-o", tmp_path / "out", "--method", "nearest",
+                "--quiet") == 1
+    one_line(capsys, words)
+    assert names_in(tmp_path / "out") == {DEFAULT}
+
+
+def test_keep_nonfinite_flag(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    bias = torch.full((384,), float("nan")).bfloat16()
+    source, output = save_flux(tmp_path, extra={"double_blocks.0.img_attn.qkv.bias": bias}), tmp_path / "q.safetensors"
+    assert tpec("quantize", source, "-o", output, "--method", "nearest", "--quiet") == 1
+    one_line(capsys, "'double_blocks.0.img_attn.qkv.bias' holds NaN.*--keep-nonfinite")
+    assert tpec("quantize", source, "-o", output, "--method", "nearest", "--keep-nonfinite") == 0
+    assert recipe(output)["keep_nonfinite"] is True
+    assert tpec("verify", source, output) == 0
+    assert capsys.readouterr().out.count("NaN or infinite values were kept") == 2
 
 
 def test_bad_files_for_the_other_commands(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

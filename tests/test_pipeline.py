@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import threading
 import time
@@ -106,6 +105,54 @@ def test_kept_tensors_are_bit_exact(tmp_path: Path) -> None:
     assert report.kept == len(kept)
     for name in kept:
         assert same_bits(before[name], after[name]), name
+
+
+BROKEN = {"a norm": ("single_blocks.0.norm.key_norm.scale", 3), "a bias": (f"{LINEAR}.bias", 5),
+          "a kept layer": ("img_in.weight", 7)}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("what", BROKEN)
+def test_kept_parameters_that_are_not_finite_are_refused_by_name(tmp_path: Path, what: str, value: float) -> None:
+    name, at = BROKEN[what]
+    tensor = torch.zeros(32, 32).half() if name == "img_in.weight" else torch.zeros(32).bfloat16()
+    tensor.view(-1)[at] = value
+    source, output = save_flux(tmp_path, extra={name: tensor}), tmp_path / "q.safetensors"
+    refused(f"'{name}' holds NaN or infinite values.*keep-nonfinite", source, output)
+    report = run(source, output, Settings(method="nearest", keep_nonfinite=True))
+    assert report.notes == (f"NaN or infinite values were kept, as in the original, in 1 tensor(s): {name}",)
+    assert same_bits(load(output)[name], tensor)
+    checked = verify(source, output)
+    assert checked.ok and checked.nonfinite == [name] and checked.text().endswith(f"1 tensor(s): {name}")
+
+
+def test_bad_value_in_any_piece_of_a_large_tensor_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpec.lane._PIECE", 64)
+    for at in (0, 31, 32, 99):
+        tensor = torch.zeros(100).bfloat16()
+        tensor[at] = float("inf")
+        source = save_flux(tmp_path, extra={"final_layer.linear.bias": tensor})
+        refused("'final_layer.linear.bias' holds NaN or infinite", source, tmp_path / "q.safetensors")
+
+
+def test_buffers_may_hold_anything_and_the_report_says_so_also_after_a_resume(tmp_path: Path) -> None:
+    source, output = save_flux(tmp_path, extra=ODD), tmp_path / "q.safetensors"
+    words = ("NaN or infinite values were kept, as in the original, in 1 tensor(s): nan.table",)
+    assert run(source, output).notes == words
+    assert verify(source, output).nonfinite == ["nan.table"]
+    calls = []
+
+    def stop(event: Progress) -> None:
+        calls.append(event)
+        if event.done > 0.9 * event.total:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tpec.spool._SYNC_BYTES", 1)
+        run(source, tmp_path / "r.safetensors", progress=stop, resume=True)
+    report = run(source, tmp_path / "r.safetensors", resume=True)
+    assert report.notes == words
+    assert sha256(output) == sha256(tmp_path / "r.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -275,6 +322,32 @@ def test_progress_counts_to_the_end(tmp_path: Path, source: Path) -> None:
     assert {event.layer for event in events if event.layer} >= {LINEAR, "double_blocks.0.img_mlp.0"}
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are listed on Linux only")
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu",) * 3])
+def test_lane_that_cannot_be_set_up_leaves_no_file_open(tmp_path: Path, devices: tuple[str, ...]) -> None:
+    """The journal's name is too long for the system, the working file's is not; Windows removes no open files."""
+    source = save_flux(tmp_path)
+    with pytest.raises(TpecError, match="too long") as caught:
+        run(source, tmp_path / ("n" * 240), devices=devices)
+    held = [link for link in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if link.startswith(str(tmp_path))]
+    assert not held and caught.value.__traceback__ is not None
+    assert names_in(tmp_path) == {"model.safetensors"}
+
+
+def test_device_without_room_to_begin_leaves_the_work_to_the_cpu(tmp_path: Path, source: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_context(plan: object, device: torch.device, *_: object) -> int:
+        if device.type == "cuda":
+            raise RuntimeError("CUDA error: out of memory")
+        return 1
+
+    monkeypatch.setattr("tpec.pipeline.compute_threads", no_context)
+    report = run(source, tmp_path / "q.safetensors", devices=("cuda:0",))
+    assert report.notes == ("cuda:0 ran out of memory; some layers were computed on the CPU",)
+    run(source, tmp_path / "plain.safetensors")
+    assert sha256(tmp_path / "q.safetensors") == sha256(tmp_path / "plain.safetensors")
+
+
 def test_sharded_input_equals_the_single_file(tmp_path: Path, source: Path) -> None:
     from safetensors.torch import save_file
 
@@ -322,6 +395,7 @@ def test_disk_that_fills_up_during_the_run(disk: Path, source: Path, devices: tu
 
 def test_limit_on_file_sizes(tmp_path: Path, source: Path) -> None:
     """The system refuses to make the file as large as it must be (EFBIG): nothing stays, not even an empty file."""
+    resource = pytest.importorskip("resource")
     limit = resource.RLIMIT_FSIZE, (1 << 18, 1 << 18)
     process = python("import sys\nfrom tpec.cli import main\nsys.exit(main(sys.argv[1:]))",
                      ["quantize", source, "-o", tmp_path / "q.safetensors", "--quiet"],

@@ -37,10 +37,11 @@ def test_meter_within_a_layer_tells_now_and_then() -> None:
 
 def test_events_come_in_their_order_from_any_thread() -> None:
     events: list[Progress] = []
-    later = threading.Event()
+    begun, later = threading.Event(), threading.Event()
 
     def listen(event: Progress) -> None:
         if event.done == 1:
+            begun.set()
             # As long as a second thread would need to be told of later work.
             later.wait(0.5)
         events.append(event)
@@ -50,8 +51,7 @@ def test_events_come_in_their_order_from_any_thread() -> None:
     meter = Meter(2.0, 2, 0.0, 0, listen)
     first = threading.Thread(target=meter.advance, args=(1.0, True))
     first.start()
-    while meter._done < 1:
-        time.sleep(0.001)
+    begun.wait()
     meter.advance(1.0, True)
     first.join()
     assert [(event.done, event.index) for event in events] == [(1, 1), (2, 2)]

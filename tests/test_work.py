@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from samples import save_flux, t5xxl_shapes, write_shapes
 
 from tpec.checkpoint import open_checkpoint
-from tpec.estimate import describe_needs, estimate
+from tpec.estimate import compute_threads, describe_needs, estimate
 from tpec.header import TensorInfo
 from tpec.plan import LayerPlan, make_plan
 from tpec.settings import Settings
@@ -82,3 +82,13 @@ def test_several_layers_at_a_time_need_more_and_are_told(tmp_path: Path) -> None
     assert describe_needs(plan, cuda).endswith(f"up to {needs[2].text()} where that is free")
     assert describe_needs(near, cuda).endswith("size") and "VRAM" in describe_needs(near, cuda)
     assert describe_needs(plan, torch.device("cpu")).endswith("size")
+
+
+def test_lanes_on_one_card_share_its_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, cuda = make_plan(open_checkpoint(save_flux(tmp_path)), Settings()), torch.device("cuda", 0)
+    one, two, three = (estimate(plan, cuda, None, threads).device for threads in (1, 2, 3))
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    for free, lanes, expected in ((three, 1, 3), (three, 3, 1), (2 * two, 2, 2), (3 * three, 3, 3), (one, 2, 1)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1 << 40))
+        assert compute_threads(plan, cuda, None, lanes) == expected

@@ -159,7 +159,7 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, wor
         lanes = [_open_lane(job, world.rank * len(devices) + at, tasks, several, stack, halt,
                             partial(_finished, meter, facts))
                  for at, (tasks, several) in enumerate(zip(mine, computes, strict=True))]
-        _run_lanes(lanes, devices, halt, world)
+        _run_lanes(lanes, halt, world)
     stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
     return _Done(facts, stages, [note for several in computes for one in several for note in one.notes])
 
@@ -202,8 +202,9 @@ def _open_lane(job: Job, number: int, tasks: Sequence[Task], computes: Sequence[
                 job.plan.settings.keep_nonfinite)
 
 
-def _run_lanes(lanes: Sequence[Lane], devices: Sequence[torch.device], halt: Halt, world: World) -> None:
+def _run_lanes(lanes: Sequence[Lane], halt: Halt, world: World) -> None:
     """Raises what fails first, in a lane here or in another process."""
+    devices = [lane.device for lane in lanes]
     try:
         load_libraries(devices)
         with fast_products(devices), world.watching(halt):

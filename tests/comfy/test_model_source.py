@@ -75,7 +75,9 @@ def velocities(state: models.Tensors) -> torch.Tensor:
     from flux_layout import MiniFlux
 
     network = MiniFlux()
-    network.load_state_dict({name.removeprefix(PREFIX): tensor.float() for name, tensor in state.items()})
+    # ComfyUI's own names of these norms, which it reads and writes as well.
+    network.load_state_dict({name.removeprefix(PREFIX).replace("_norm.weight", "_norm.scale"): tensor.float()
+                             for name, tensor in state.items()})
     points = load_file(folder / "points.safetensors")
     return torch.cat([network(*(points[name][begin:begin + 8].float() for name in ("x", "t", "context", "pooled")))
                       for begin in range(0, len(points["x"]), 8)])
@@ -132,6 +134,7 @@ def calibrating(model: list) -> dict[str, dict]:
     return nodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibrate", [False, True], ids=["data-free", "calibrated"])
 def test_lora_costs_no_quality(server, shared_models, tinyflux, lora, patched, figures, calibrate: bool):
     loader, apply = p.stock_loader(tinyflux), p.with_lora(lora)

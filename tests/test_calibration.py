@@ -305,9 +305,8 @@ def test_lanes_give_the_same_bytes_with_calibration(tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
 
 
-def test_resume_with_other_statistics_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_with_other_statistics_is_refused(tmp_path: Path) -> None:
     plan = flux_plan(tmp_path)
-    monkeypatch.setattr("tpec.spool._SYNC_BYTES", 1)
 
     def stop(event) -> None:
         if event.index == 4:
@@ -315,7 +314,7 @@ def test_resume_with_other_statistics_is_refused(tmp_path: Path, monkeypatch: py
 
     calibration = flux_calibration(plan)
     with pytest.raises(KeyboardInterrupt):
-        quantize(plan, tmp_path / "q", calibration=calibration, progress=stop, resume=True)
+        quantize(plan, tmp_path / "q", calibration=calibration, progress=stop, resume=True, sync_bytes=1)
     with pytest.raises(TpecError, match="a setting changed"):
         quantize(plan, tmp_path / "q", calibration=flux_calibration(plan, tokens=3000), resume=True)
     with pytest.raises(TpecError, match="a setting changed"):
@@ -414,10 +413,10 @@ def test_calibration_by_the_command_line(tmp_path: Path) -> None:
 
     plan = flux_plan(tmp_path)
     path = save_calibration(flux_calibration(plan), tmp_path / "c.safetensors")
-    source, output = str(plan.checkpoint.path), str(tmp_path / "q")
+    source, output = str(plan.checkpoint.path), str(tmp_path / "q.safetensors")
     assert main(["quantize", source, "-o", output, "--calibration", str(path), "--quiet"]) == 0
     quantize(plan, tmp_path / "direct", calibration=open_calibration(path).whole())
-    assert sha256(tmp_path / "q") == sha256(tmp_path / "direct")
+    assert sha256(tmp_path / "q.safetensors") == sha256(tmp_path / "direct")
 
 
 def test_opened_file_gives_what_is_loaded_and_little_stays_in_memory(tmp_path: Path) -> None:

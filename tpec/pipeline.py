@@ -1,10 +1,11 @@
 """Quantize a checkpoint file to file: what is known is checked first, then lanes stream it, then it gets its name."""
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from .estimate import compute_threads
 from .families import DROP, QUANTIZE
 from .lane import Lane, Stages
 from .layout import Layout, make_layout
+from .lock import OutputLock
 from .plan import Plan
 from .principal import forget_starts
 from .progress import Meter, OnProgress
+from .replace import disk_errors, refuse_dead_link
 from .report import LayerReport, Report
 from .work import Task, make_tasks, split
 from .world import World
@@ -44,49 +47,52 @@ class Job:
     calibration: Calibration | None
     tasks: tuple[Task, ...]
     finished: dict[str, dict[str, object] | None]
+    sync_bytes: int = spool.SYNC_BYTES
 
 
 def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.device] = ("cpu",),
              calibration: Calibration | None = None, progress: OnProgress | None = None, overwrite: bool = False,
-             resume: bool = False, world: World | None = None) -> Report:
+             resume: bool = False, world: World | None = None, sync_bytes: int = spool.SYNC_BYTES) -> Report:
     """Carry out `plan` into `output` and return what was done.
 
     `progress` is called often, also within layers, from any lane's thread; an exception it raises stops the run. Unless
     `resume` is set an error or interrupt removes everything; with it the partial file and its journal stay for the next
-    run. Raises TpecError.
+    run, which loses at most the `sync_bytes` written last. Raises TpecError, also when another run writes `output`.
     """
     begun = time.monotonic()
     output, world = Path(output), world or World()
     found = [torch.device(device) for device in devices]
-    job = _prepare(plan, output, calibration, overwrite, resume, world)
-    try:
-        facts, stages, notes = _run(job, found, progress, world)
-        parts = world.gather((facts, stages, notes))
-        if world.rank == 0:
-            _refuse_existing(output, overwrite)
-            spool.finish(output)
-        world.share(None)
-    except BaseException:
-        if world.rank == 0 and not resume:
-            spool.discard(output)
-        raise
+    with spool.output_lock(output) as lock:
+        job = replace(_prepare(plan, output, calibration, overwrite, resume, world, lock), sync_bytes=sync_bytes)
+        try:
+            facts, stages, notes = _run(job, found, progress, world)
+            parts = world.gather((facts, stages, notes))
+            if world.rank == 0:
+                _refuse_existing(output, overwrite)
+                lock.confirm()
+                spool.finish(output, overwrite)
+            world.share(None)
+        except BaseException:
+            if world.rank == 0 and not resume and lock.unchanged():
+                with contextlib.suppress(OSError):
+                    spool.discard(output)
+            raise
     return _report(job, parts, found, world, time.monotonic() - begun)
 
 
 def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
     """Raises TpecError when `output` cannot or must not be written."""
-    try:
+    with disk_errors(output):
         if not output.parent.is_dir():
             raise TpecError(f"The folder {output.parent} does not exist: create it or choose another.")
         if output.is_dir():
             raise TpecError(f"{output} is a folder: name a file.")
+        refuse_dead_link(output)
         # The working file replaces whatever has its name, so that must not be the input either.
         for target in (output, spool.partial_path(output)):
             if target.exists() and any(path.exists() and path.samefile(target) for path in plan.checkpoint.files):
                 raise TpecError(f"{target.name} is the input itself: choose another name for the output.")
         _refuse_existing(output, overwrite)
-    except OSError as error:
-        raise TpecError(spool.disk_fault(error, output)) from None
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:
@@ -95,7 +101,7 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
 
 
 def _prepare(plan: Plan, output: Path, calibration: Calibration | None, overwrite: bool, resume: bool,
-             world: World) -> Job:
+             world: World, lock: OutputLock) -> Job:
     check_output(plan, output, overwrite)
     if plan.settings.method == "nearest" and plan.settings.matmul == "full_precision":
         calibration = None
@@ -111,16 +117,26 @@ def _prepare(plan: Plan, output: Path, calibration: Calibration | None, overwrit
     outcome: dict | TpecError = {}
     if world.rank == 0:
         try:
-            finished = spool.finished(output, layout, digest) if resume else None
-            if finished is None:
-                spool.create(output, layout)
-            outcome = finished or {}
+            outcome = _open_working_file(output, layout, digest, overwrite, resume, lock)
         except TpecError as error:
             outcome = error
     outcome = world.share(outcome)
     if isinstance(outcome, TpecError):
         raise outcome
     return Job(plan, output, layout, digest, steering, tasks, outcome)
+
+
+def _open_working_file(output: Path, layout: Layout, digest: str, overwrite: bool, resume: bool,
+                       lock: OutputLock) -> dict[str, dict[str, object] | None]:
+    """Take the output for this run; returns what an earlier one has finished. Raises TpecError."""
+    lock.acquire()
+    _refuse_existing(output, overwrite)  # another run may have ended just before
+    finished = spool.finished(output, layout, digest) if resume else None
+    if finished is None:
+        spool.create(output, layout)
+    with disk_errors(output):
+        lock.watch(spool.partial_path(output))
+    return finished or {}
 
 
 def _group(job: Job, task: Task) -> object:
@@ -150,7 +166,7 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None,
                 for _ in range(compute_threads(job.plan, device, job.calibration))] for device in devices]
     readers = [Reader(job.plan.checkpoint) for _ in devices]
     writers = [spool.SpoolFile(job.output, job.layout) for _ in devices]
-    journals = [spool.Journal(job.output, job.digest, world.rank * len(devices) + at, writer)
+    journals = [spool.Journal(job.output, job.digest, world.rank * len(devices) + at, writer, job.sync_bytes)
                 for at, writer in enumerate(writers)]
     lanes = [Lane(device, tasks, reader, writer, journal, [one.run for one in several],
                   partial(_finished, meter, facts))
@@ -229,7 +245,7 @@ def _report(job: Job, parts: list[tuple[dict, Stages, list[str]]], devices: list
     plan = job.plan
     layers = tuple(LayerReport(**{**facts[layer.name], "shape": layer.shape}) for layer in plan.of(QUANTIZE))
     stages = {name: sum(getattr(part[1], name) for part in parts) for name in ("read", "compute", "write")}
-    notes = tuple(dict.fromkeys([*_uncovered(job), *(note for part in parts for note in part[2])]))
+    notes = tuple(dict.fromkeys([*job.layout.notes, *_uncovered(job), *(note for part in parts for note in part[2])]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
     kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.layers)
     return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),

@@ -83,6 +83,25 @@ def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:
         save_calibration(both(), tmp_path / "none" / "c.safetensors")
 
 
+def test_impossible_name_is_one_sentence(tmp_path: Path) -> None:
+    for name in ("n" * 300, "n" * 250, "c.safetensors/c"):
+        (tmp_path / "c.safetensors").write_bytes(b"")
+        with pytest.raises(TpecError, match="cannot be written: (File name too long|Not a directory)"):
+            save_calibration(both(), tmp_path / name)
+    (tmp_path / "dead").symlink_to("nowhere")
+    with pytest.raises(TpecError, match="dead is a link that points nowhere"):
+        save_calibration(both(), tmp_path / "dead", overwrite=True)
+    assert names_in(tmp_path) == {"c.safetensors", "dead"}
+
+
+def test_file_that_appears_while_a_calibration_is_written_stays(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(TpecError, match="c.safetensors exists already"):
+        save_calibration(both(), path, on_part=lambda done, count: path.write_text("theirs"))
+    assert path.read_text() == "theirs"
+    assert names_in(tmp_path) == {"c.safetensors"}
+
+
 def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "8k") as folder:
         (folder / "filler").write_bytes(bytes(8192))

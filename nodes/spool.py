@@ -11,8 +11,8 @@ import torch
 
 from ..tpec import __version__
 from ..tpec.calibration_file import open_calibration
-from ..tpec.errors import TpecError
 from ..tpec.estimate import estimate
+from ..tpec.naming import model_stem
 from ..tpec.pipeline import quantize
 from ..tpec.plan import Plan, make_plan
 from ..tpec.report import Report
@@ -30,12 +30,8 @@ _made: dict[str, tuple[QuantizedHandle, tuple[int, int]]] = {}
 def _content_key(request: QuantizeRequest) -> str:
     """A hash of all that decides the result's bytes. Raises TpecError when the source or a device is gone."""
     checkpoint, calibration = request.source.checkpoint, request.calibration
-    try:
-        source = checkpoint.identity()
-    except OSError as error:
-        raise TpecError(f"{checkpoint.name} cannot be read any more: {error.strerror}.") from None
-    facts = [__version__, str(checkpoint.path), source, asdict(request.settings), torch_devices(request.device),
-             calibration and [str(calibration.path), file_state(calibration.path)]]
+    facts = [__version__, str(checkpoint.path), checkpoint.identity(), asdict(request.settings),
+             torch_devices(request.device), calibration and [str(calibration.path), file_state(calibration.path)]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -48,7 +44,7 @@ def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     plan = make_plan(request.source.checkpoint, request.settings)
     folder = temp_folder("results")
     _make_room(folder, plan)
-    handle = _compute(request, key, plan, folder / f"{_stem(plan)}-{key}.safetensors", progress)
+    handle = _compute(request, key, plan, folder / f"{model_stem(plan.checkpoint.name)}-{key}.safetensors", progress)
     _made[key] = handle, file_state(handle.path)
     return handle
 
@@ -71,13 +67,6 @@ def _compute(request: QuantizeRequest, key: str, plan: Plan, output: Path, progr
 
     report, note = with_cpu_fallback(torch_devices(request.device), need, work)
     return QuantizedHandle(output, key, request, report, (note,) if note else ())
-
-
-def _stem(plan: Plan) -> str:
-    name = plan.checkpoint.name
-    for suffix in (".safetensors.index.json", ".safetensors", ".sft"):
-        name = name.removesuffix(suffix)
-    return name
 
 
 def _make_room(folder: Path, plan: Plan) -> None:

@@ -83,6 +83,25 @@ def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:
         save_calibration(both(), tmp_path / "none" / "c.safetensors")
 
 
+def test_impossible_name_is_one_sentence(tmp_path: Path) -> None:
+    for name in ("n" * 300, "n" * 250, "c.safetensors/c"):
+        (tmp_path / "c.safetensors").write_bytes(b"")
+        with pytest.raises(TpecError, match="cannot be written: (File name too long|Not a directory)"):
+            save_calibration(both(), tmp_path / name)
+    (tmp_path / "dead").symlink_to("nowhere")
+    with pytest.raises(TpecError, match="dead is a link that points nowhere"):
+        save_calibration(both(), tmp_path / "dead", overwrite=True)
+    assert names_in(tmp_path) == {"c.safetensors", "dead"}
+
+
+def test_file_that_appears_while_a_calibration_is_written_stays(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(TpecError, match="c.safetensors exists already"):
+        save_calibration(both(), path, on_part=lambda done, count: path.write_text("theirs"))
+    assert path.read_text() == "theirs"
+    assert names_in(tmp_path) == {"c.safetensors"}
+
+
 def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "8k") as folder:
         (folder / "filler").write_bytes(bytes(8192))
@@ -305,9 +324,8 @@ def test_lanes_give_the_same_bytes_with_calibration(tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
 
 
-def test_resume_with_other_statistics_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_with_other_statistics_is_refused(tmp_path: Path) -> None:
     plan = flux_plan(tmp_path)
-    monkeypatch.setattr("tpec.spool._SYNC_BYTES", 1)
 
     def stop(event) -> None:
         if event.index == 4:
@@ -315,7 +333,7 @@ def test_resume_with_other_statistics_is_refused(tmp_path: Path, monkeypatch: py
 
     calibration = flux_calibration(plan)
     with pytest.raises(KeyboardInterrupt):
-        quantize(plan, tmp_path / "q", calibration=calibration, progress=stop, resume=True)
+        quantize(plan, tmp_path / "q", calibration=calibration, progress=stop, resume=True, sync_bytes=1)
     with pytest.raises(TpecError, match="a setting changed"):
         quantize(plan, tmp_path / "q", calibration=flux_calibration(plan, tokens=3000), resume=True)
     with pytest.raises(TpecError, match="a setting changed"):
@@ -414,10 +432,10 @@ def test_calibration_by_the_command_line(tmp_path: Path) -> None:
 
     plan = flux_plan(tmp_path)
     path = save_calibration(flux_calibration(plan), tmp_path / "c.safetensors")
-    source, output = str(plan.checkpoint.path), str(tmp_path / "q")
+    source, output = str(plan.checkpoint.path), str(tmp_path / "q.safetensors")
     assert main(["quantize", source, "-o", output, "--calibration", str(path), "--quiet"]) == 0
     quantize(plan, tmp_path / "direct", calibration=open_calibration(path).whole())
-    assert sha256(tmp_path / "q") == sha256(tmp_path / "direct")
+    assert sha256(tmp_path / "q.safetensors") == sha256(tmp_path / "direct")
 
 
 def test_opened_file_gives_what_is_loaded_and_little_stays_in_memory(tmp_path: Path) -> None:

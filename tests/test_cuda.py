@@ -13,7 +13,7 @@ from tpec.calibration import Calibration
 from tpec.checkpoint import Reader, open_checkpoint
 from tpec.collect import Collector
 from tpec.coupling import RowCoupling
-from tpec.demo import demo_tensors, write_safetensors
+from tpec.demo import demo_tensors
 from tpec.gradients import GradientCollector
 from tpec.grid import round_to_grid
 from tpec.kernels import TRITON_BLOCK, round_block_torch
@@ -21,6 +21,7 @@ from tpec.layer import check_finite, chunk_items, quantize_tpec
 from tpec.metric import DenseMetric
 from tpec.outputs import OutputStats
 from tpec.pipeline import quantize
+from tpec.plain import write_safetensors
 from tpec.plan import make_plan
 from tpec.principal import data_free_metric, principal_components
 from tpec.settings import Settings
@@ -131,12 +132,13 @@ def test_fresh_process_with_several_threads(tmp_path: Path) -> None:
     """PyTorch and Triton load much at their first use, and several layers are begun at once."""
     source = tmp_path / "model.safetensors"
     write_safetensors(source, demo_tensors(), {})
-    for attempt, devices in enumerate(("cuda", "cuda:0,cuda:0", "cuda", "cuda:0,cuda:0")):
-        done = subprocess.run([sys.executable, "-m", "tpec", "quantize", source, "-o", tmp_path / f"{attempt}",
+    outputs = [tmp_path / f"{attempt}.safetensors" for attempt in range(4)]
+    for output, devices in zip(outputs, ("cuda", "cuda:0,cuda:0") * 2, strict=True):
+        done = subprocess.run([sys.executable, "-m", "tpec", "quantize", source, "-o", output,
                                "--device", devices, "--quiet"], capture_output=True, text=True, check=False,
                               cwd=Path(__file__).parents[1])
         assert done.returncode == 0, done.stderr
-    assert len({(tmp_path / f"{attempt}").read_bytes() for attempt in range(4)}) == 1
+    assert len({output.read_bytes() for output in outputs}) == 1
 
 
 def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from . import __version__
 from .dtypes import ITEM_BYTES
+from .errors import TpecError
 from .families import DROP, QUANTIZE
-from .header import TensorInfo, make_header
+from .header import MAX_HEADER_BYTES, TensorInfo, make_header
 from .plan import LayerPlan, Plan
 
 #: Header metadata: a JSON object of the calibrated layers. The value is |E[x]| of the layer's input where the bias
@@ -22,12 +23,13 @@ CALIBRATED_KEY = "tpec_calibrated"
 
 @dataclass(frozen=True)
 class Layout:
-    """Header bytes, all entries by name, the constant ones' content, and the file's total size."""
+    """Header bytes, all entries by name, the constant ones' content, the file's total size, and notes for people."""
 
     header: bytes
     entries: Mapping[str, TensorInfo]
     constants: Mapping[str, bytes]
     nbytes: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
                 calibrated: Mapping[str, float | None] | None = None) -> Layout:
     """Lay out the result of `plan`; `options` by layer name, missing ones are the settings' own.
 
-    `calibrated` is the record of `calibration_record`, kept in the header; verifying a file relies on it.
+    `calibrated` is the record of `calibration_record`, kept in the header; verifying a file relies on it. A header too
+    large for any reader loses the largest of the source's own metadata, with a note. Raises TpecError when that does
+    not help.
     """
     default = LayerOptions(full_precision=plan.settings.matmul == "full_precision")
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -61,7 +65,7 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
         marker = 2 if plan.settings.matmul == "full_precision" else 0
         shapes[f"{plan.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
         constants[f"{plan.prefix}scaled_fp8"] = bytes(marker)
-    return _place(shapes, constants, _metadata(plan, described, calibrated or {}))
+    return _place(shapes, constants, _metadata(plan, described, calibrated or {}), plan.checkpoint.metadata)
 
 
 def scalar_names(layer: str, plan: Plan) -> tuple[str, ...]:
@@ -121,8 +125,31 @@ def _metadata(plan: Plan, described: Mapping[str, dict[str, object]],
 
 
 def _place(shapes: Mapping[str, tuple[str, tuple[int, ...]]], constants: Mapping[str, bytes],
-           metadata: Mapping[str, str]) -> Layout:
+           metadata: Mapping[str, str], foreign: Mapping[str, str]) -> Layout:
     # Wide items first keeps every tensor aligned to its item size, as the reference writer does.
     names = sorted(shapes, key=lambda name: -ITEM_BYTES.get(shapes[name][0], 1))
-    header, entries = make_header({name: shapes[name] for name in names}, metadata)
-    return Layout(header, entries, dict(constants), len(header) + sum(entry.nbytes for entry in entries.values()))
+    ordered = {name: shapes[name] for name in names}
+    header, entries = make_header(ordered, metadata)
+    left_out = _too_much(len(header) - 8 - MAX_HEADER_BYTES, metadata, foreign)
+    notes = ()
+    if left_out:
+        header, entries = make_header(ordered, {key: metadata[key] for key in metadata.keys() - left_out})
+        notes = ("The header would be too large for any reader, so this metadata of the source was left out: "
+                 + ", ".join(left_out),)
+    return Layout(header, entries, dict(constants), len(header) + sum(entry.nbytes for entry in entries.values()),
+                  notes)
+
+
+def _too_much(excess: int, metadata: Mapping[str, str], foreign: Mapping[str, str]) -> list[str]:
+    """Keys of the source's metadata, largest first, without which the header is smaller by `excess` bytes."""
+    sizes = {key: len(json.dumps({key: text})) - 2 for key, text in foreign.items() if metadata.get(key) == text}
+    left_out = []
+    for key in sorted(sizes, key=lambda key: -sizes[key]):
+        if excess <= 0:
+            break
+        left_out.append(key)
+        excess -= sizes[key]
+    if excess > 0:
+        raise TpecError(f"The result's header would be {excess} bytes over the {MAX_HEADER_BYTES} that safetensors "
+                        "allows: quantize fewer layers (--exclude), or take another format.")
+    return left_out

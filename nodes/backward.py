@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ..tpec.collect import Collector
 from ..tpec.errors import TpecError
 from ..tpec.gradients import GradientCollector
-from ..tpec.outputs import OutputStats
+from ..tpec.outputs import GradientStats
 
 #: One evaluation of the model in so many is also run backwards.
 EVERY = 4
@@ -26,7 +26,7 @@ Tree = TypeVar("Tree")
 
 
 def with_gradients(patcher, layers: Mapping[str, torch.nn.Module], inputs: Collector, device: torch.device,
-                   run: Callable[[object], None]) -> dict[str, OutputStats]:
+                   run: Callable[[object], None]) -> dict[str, GradientStats]:
     """Statistics of the gradients at the layers' outputs, from `run(patcher)`, in which `inputs` collects as well."""
     with GradientCollector(layers, device) as gradients:
         observed = patcher.clone()

@@ -152,6 +152,17 @@ def test_half_precision_inputs_are_summed_in_float32() -> None:
     assert torch.allclose(collector.finish({}).stats("a").second_moment().double(), rows.T @ rows / 3000, atol=1e-4)
 
 
+def test_a_pause_within_a_pause_ends_with_the_outer_one() -> None:
+    layer = linear(3, WIDTH)
+    with Collector({"a": layer}) as collector, torch.no_grad():
+        with collector.paused():
+            with collector.paused():
+                layer(batch(0))
+            layer(batch(1))
+        layer(batch(2, 7))
+    assert collector.finish({}).stats("a").tokens == 7
+
+
 def test_nothing_run_is_one_sentence(model: Attention) -> None:
     with Collector(modules(model)) as collector:
         pass

@@ -136,11 +136,11 @@ class Collector:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Runs within do not count."""
-        self._paused = True
+        before, self._paused = self._paused, True
         try:
             yield
         finally:
-            self._paused = False
+            self._paused = before
 
     def finish(self, shapes: Mapping[str, tuple[int, ...]], source: str = "", runs: int = 1) -> Calibration:
         """The statistics so far; `shapes` are all of the model's Linear weights [out, in], hooked or not.

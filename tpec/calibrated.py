@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from .calibration import Calibration
+from .damping import Damping, damped, scaled
 from .errors import TpecError
 from .families import QUANTIZE
 from .grid import FP8_MAX
@@ -17,19 +18,11 @@ from .work import Task
 
 #: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
 _CENTRING = 0.95
-#: Damping in units of the mean diagonal: about _SHRINKAGE * width / tokens, within these bounds.
-_SHRINKAGE = 2.0
-_DAMPING = (0.003, 0.03)
+_DAMPING = Damping(2.0, 0.003, 0.03)
 #: Fewer distinct tokens per column than this and the mean is not trusted either.
 _FEW = 8.0
 #: The least size of an input, relative to its maximum, that FP8 keeps to a few percent: 448 / 2^-6.
 _FP8_RANGE = 28672.0
-
-
-def damping(stats: InputStats) -> float:
-    """The share of the mean diagonal that is added to it: more for few tokens (shrinkage to a multiple of I)."""
-    low, high = _DAMPING
-    return min(max(_SHRINKAGE * stats.width / max(stats.tokens, 1), low), high)
 
 
 def centred(stats: InputStats, has_bias: bool) -> bool:
@@ -43,19 +36,9 @@ def calibrated_metric(stats: InputStats, has_bias: bool, device: torch.device) -
     if centred(stats, has_bias):
         mean = stats.mean.to(device)
         moment.addr_(mean, mean, alpha=-_CENTRING)
-    diagonal = moment.diagonal()
-    average = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    moment /= average
-    share = damping(stats)
-    order = diagonal.argsort(descending=True, stable=True)
-    # Float32 Gram matrices of few tokens can be slightly indefinite: then damp more.
-    for _ in range(4):
-        moment.diagonal().add_(share)
-        try:
-            return DenseMetric(moment, order)
-        except torch.linalg.LinAlgError:
-            share *= 9
-    raise TpecError("The calibration holds a matrix that is not positive: collect it anew.")
+    scaled(moment, stats.width)
+    order = moment.diagonal().argsort(descending=True, stable=True)
+    return damped(moment, _DAMPING.share(stats.width, stats.tokens), lambda matrix: DenseMetric(matrix, order))
 
 
 def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:

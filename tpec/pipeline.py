@@ -28,7 +28,6 @@ from .lane import Facts, Lane, Stages
 from .layout import Layout, make_layout
 from .lock import OutputLock
 from .plan import Plan
-from .principal import forget_starts
 from .progress import Meter, OnProgress
 from .replace import disk_errors, refuse_dead_link
 from .report import LayerReport, Report
@@ -217,12 +216,9 @@ def _open_lane(job: Job, number: int, tasks: Sequence[Task], computes: Sequence[
 def _run_lanes(lanes: Sequence[Lane], halt: Halt, world: World) -> None:
     """Raises what fails first, in a lane here or in another process."""
     devices = [lane.device for lane in lanes]
-    try:
-        load_libraries(devices)
-        with fast_products(devices), world.watching(halt):
-            halt.run(*(lane.run for lane in lanes))
-    finally:
-        forget_starts()
+    load_libraries(devices)
+    with fast_products(devices), world.watching(halt):
+        halt.run(*(lane.run for lane in lanes))
     halt.raise_first()
 
 

@@ -14,7 +14,9 @@ MATMULS = ("full_precision", "fp8")
 class Settings:
     """One quantization job's choices; `top_k` and `num_iter` None mean the method's own defaults.
 
-    `include` and `exclude` are regular expressions searched in tensor names. Raises TpecError on a bad value.
+    `include` and `exclude` are regular expressions searched in tensor names. `part` names text encoders of a full
+    checkpoint to quantize besides the diffusion model; `only_part` leaves everything else out of the result.
+    Raises TpecError on a bad value.
     """
 
     family: str = "auto"
@@ -27,6 +29,8 @@ class Settings:
     num_iter: int | None = None
     include: str = ""
     exclude: str = ""
+    part: tuple[str, ...] = ()
+    only_part: bool = False
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)

@@ -97,7 +97,7 @@ def test_flags_with_dashes(source: Path, tmp_path: Path) -> None:
 
 
 def test_t5xxl_flag(tmp_path: Path) -> None:
-    path = write_shapes(tmp_path / "t5.safetensors", t5xxl_shapes(inner=64, blocks=1))
+    path = write_shapes(tmp_path / "t5.safetensors", t5xxl_shapes())
     assert tpec("quantize", path, "-o", tmp_path / "q.safetensors", "--t5xxl", "--method", "nearest", "--quiet") == 0
     assert not any("decoder" in name or "lm_head" in name for name in load(tmp_path / "q.safetensors"))
 

@@ -160,7 +160,7 @@ def test_t5_in_the_legacy_format_is_what_the_published_script_writes(tmp_path: P
     from safetensors.torch import save_file
 
     source, output = tmp_path / "t5.safetensors", tmp_path / "q.safetensors"
-    shapes = t5xxl_shapes(inner=64, blocks=2)
+    shapes = t5xxl_shapes()
     save_file(weights(shapes), source)
     plan = make_plan(open_checkpoint(source), Settings(t5xxl=True, format="scaled_fp8", method="nearest"))
     report = quantize(plan, output)
@@ -177,7 +177,7 @@ def test_t5_in_the_legacy_format_is_what_the_published_script_writes(tmp_path: P
 def test_t5_that_allows_fp8_matmul_has_no_made_up_input_scale(tmp_path: Path) -> None:
     from samples import write_shapes
 
-    path = write_shapes(tmp_path / "t5.safetensors", t5xxl_shapes(inner=64, blocks=1))
+    path = write_shapes(tmp_path / "t5.safetensors", t5xxl_shapes())
     for form in SCALARS:
         plan = make_plan(open_checkpoint(path), Settings(t5xxl=True, format=form, matmul="fp8"))
         assert not [name for name in make_layout(plan, {}).entries if "scale_input" in name or "input_scale" in name]

@@ -13,7 +13,7 @@ from .grid import FP8_MAX
 from .inputs import InputStats
 from .layout import LayerOptions
 from .metric import DenseMetric
-from .plan import Plan
+from .plan import LayerPlan, Plan
 from .work import Task
 
 #: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
@@ -43,7 +43,7 @@ def calibrated_metric(stats: InputStats, has_bias: bool, device: torch.device) -
 
 def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
     """Names (in the file) of the layers it covers. Raises TpecError when it is of another model."""
-    layers = plan.of(QUANTIZE)
+    layers = _own_layers(plan)
     covered = [layer for layer in layers if calibration.stats(layer.local_layer) is not None]
     for layer in covered:
         width = calibration.stats(layer.local_layer).width
@@ -64,6 +64,11 @@ def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
     return tuple(layer.layer for layer in covered)
 
 
+def _own_layers(plan: Plan) -> tuple[LayerPlan, ...]:
+    """The layers of the plan's main model; text encoders quantized beside it see other inputs."""
+    return tuple(layer for layer in plan.of(QUANTIZE) if plan.part(layer.name) is plan.parts[0])
+
+
 def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Hold the plan's layers against those of the model that was calibrated, as far as the calibration tells them.
 
@@ -71,7 +76,7 @@ def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     part of its layers under the same names.
     """
     include = plan.settings.include
-    for layer in plan.of(QUANTIZE) if shapes else ():
+    for layer in _own_layers(plan) if shapes else ():
         shape = shapes.get(layer.local_layer)
         if shape is None and not (include and re.search(include, layer.name)):
             raise TpecError(f"The calibration is of another model: that one had no layer '{layer.local_layer}', "

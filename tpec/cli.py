@@ -96,6 +96,9 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
         help="accepted for the published script's sake; random inputs do not help and are not used")
     add("--keep-distillation", "--keep_distillation", action="store_true", help="keep Chroma's distilled guidance")
     add("--t5xxl", action="store_true", help="the input is a T5-XXL text encoder")
+    add("--part", action="append", default=[], metavar="NAME",
+        help="quantize this text encoder of a full checkpoint (t5xxl, ...) as well; may be repeated")
+    add("--only-part", action="store_true", help="write the diffusion model (and what --part names) alone")
     add("--include", default="", metavar="RE", help="quantize Linear weights whose name matches, too")
     add("--exclude", default="", metavar="RE", help="keep tensors whose name matches")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N, or several separated by commas")
@@ -110,8 +113,8 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     names = ("family", "method", "format", "matmul", "keep_distillation", "t5xxl", "top_k", "num_iter", "include",
-             "exclude", "keep_nonfinite")
-    return Settings(**{name: getattr(options, name) for name in names})
+             "exclude", "keep_nonfinite", "only_part")
+    return Settings(**{name: getattr(options, name) for name in names}, part=tuple(options.part))
 
 
 def _inputs(options: argparse.Namespace) -> list[Path]:

@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from . import __version__
 from .dtypes import ITEM_BYTES
 from .errors import TpecError
-from .families import DROP, QUANTIZE
+from .families import DROP, ENCODER_PREFIXES, QUANTIZE
 from .header import MAX_HEADER_BYTES, TensorInfo, make_header
 from .plan import LayerPlan, Plan
+from .quantized import TABLE_KEY, header_table, legacy_only
 
 #: Header metadata: a JSON object of the calibrated layers. The value is |E[x]| of the layer's input where the bias
 #: makes up for the mean error, null where the bias is the original's. Files of earlier versions lack it.
 CALIBRATED_KEY = "tpec_calibrated"
+#: Header metadata: a JSON object of how the file was made; `DROPPED` there lists the original's tensors that were left
+#: out.
+RECIPE_KEY = "tpec"
+DROPPED = "dropped"
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
         _add_layer(shapes, constants, layer, plan, choice)
     if plan.settings.format != "comfy_quant":
         marker = 2 if plan.settings.matmul == "full_precision" else 0
-        shapes[f"{plan.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
-        constants[f"{plan.prefix}scaled_fp8"] = bytes(marker)
+        for part in plan.parts:
+            shapes[f"{part.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
+            constants[f"{part.prefix}scaled_fp8"] = bytes(marker)
     return _place(shapes, constants, _metadata(plan, described, calibrated or {}), plan.checkpoint.metadata)
 
 
@@ -72,7 +78,7 @@ def scalar_names(layer: str, plan: Plan) -> tuple[str, ...]:
     """The float32 scalars that hold one layer's weight scale."""
     names = {"universal": ("weight_scale", "scale_weight"), "comfy_quant": ("weight_scale",),
              "scaled_fp8": ("scale_weight",)}[plan.settings.format]
-    if plan.settings.format == "scaled_fp8" and _published_input_scale(plan):
+    if plan.settings.format == "scaled_fp8" and _published_input_scale(layer, plan):
         names += ("scale_input",)
     return tuple(f"{layer}.{name}" for name in names)
 
@@ -82,10 +88,11 @@ def float32_bytes(value: float) -> bytes:
     return struct.pack("<f", value)
 
 
-def _published_input_scale(plan: Plan) -> bool:
+def _published_input_scale(layer: str, plan: Plan) -> bool:
     # The published script repeats the weight's scale as T5's scale_input. It is harmless only where the input is
     # never rounded to FP8, so a file that allows FP8 matmul does not get it.
-    return plan.family.writes_input_scale and plan.settings.matmul == "full_precision"
+    part = plan.part(layer)
+    return part is not None and part.family.writes_input_scale and plan.settings.matmul == "full_precision"
 
 
 def _description(choice: LayerOptions) -> dict[str, object]:
@@ -114,14 +121,36 @@ def _add_layer(shapes: dict[str, tuple[str, tuple[int, ...]]], constants: dict[s
 
 def _metadata(plan: Plan, described: Mapping[str, dict[str, object]],
               calibrated: Mapping[str, float | None]) -> dict[str, str]:
-    metadata = dict(plan.checkpoint.metadata)
-    if plan.settings.format == "universal":
-        metadata["_quantization_metadata"] = json.dumps({"format_version": "1.0", "layers": described})
+    metadata = {key: value for key, value in plan.checkpoint.metadata.items() if key != TABLE_KEY}
+    table = _table(plan, described)
+    if table:
+        metadata[TABLE_KEY] = json.dumps({"format_version": "1.0", "layers": table})
     recipe = {"version": __version__, "source": plan.checkpoint.name, "family": plan.family.name,
               **plan.settings.recipe()}
-    metadata["tpec"] = json.dumps(recipe)
+    dropped = [layer.name for layer in plan.of(DROP)]
+    if dropped:
+        recipe[DROPPED] = dropped
+    metadata[RECIPE_KEY] = json.dumps(recipe)
     metadata[CALIBRATED_KEY] = json.dumps(dict(calibrated))
     return metadata
+
+
+def _table(plan: Plan, described: Mapping[str, dict[str, object]]) -> dict[str, object]:
+    """The layers that the header describes: those of parts that were quantized before, and ours.
+
+    Where a header has a table, ComfyUI (`utils.convert_old_quants`) no longer looks for the legacy marker of the
+    diffusion model; so there is none beside legacy layers, and none in a legacy file.
+    """
+    before, legacy = header_table(plan.checkpoint), legacy_only(plan.checkpoint)
+    if plan.settings.format == "scaled_fp8":
+        told = {f"{layer}.comfy_quant" for layer in before} <= plan.checkpoint.tensors.keys()
+        if not told:
+            raise TpecError(f"{plan.checkpoint.name} holds layers that only its header describes, and ComfyUI does not "
+                            "read legacy layers beside them: choose the format universal or comfy_quant.")
+        return {}
+    if any(not layer.startswith(ENCODER_PREFIXES) for layer in legacy):
+        return {}
+    return {**before, **described} if before or plan.settings.format == "universal" else {}
 
 
 def _place(shapes: Mapping[str, tuple[str, tuple[int, ...]]], constants: Mapping[str, bytes],

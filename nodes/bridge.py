@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 from server import PromptServer
 
-from ..tpec.errors import TpecError
+from ..tpec.errors import TpecError, is_out_of_memory
 from ..tpec.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -120,8 +120,8 @@ def with_cpu_fallback(devices: Sequence[torch.device], need: Callable[[torch.dev
         try:
             with room_on(needs):
                 return work(devices), ""
-        except memory.OOM_EXCEPTION as error:
-            if all(map(memory.is_device_cpu, devices)):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or all(map(memory.is_device_cpu, devices)):
                 raise
             names = ", ".join(map(str, dict.fromkeys(devices)))
             log.warning("TPEC: out of memory on %s (%s), going on with the CPU.", names, error)

@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..tpec.collect import Collector
-from ..tpec.outputs import OutputStats
+from ..tpec.outputs import GradientStats
 from .backward import with_gradients
 from .bridge import NodeProgress
 from .collect import Layers, calibrate, linear_layers, plan_for
@@ -54,7 +54,7 @@ class TPECCalibrate(io.ComfyNode):
 
                 sample(patcher, job, (seed + run) % 2**64, on_step)
 
-        def run_all(inputs: Collector, watched: Layers) -> dict[str, OutputStats]:
+        def run_all(inputs: Collector, watched: Layers) -> dict[str, GradientStats]:
             if sensitivity:
                 return with_gradients(model, watched, inputs, plan.device, sample_all)
             sample_all(model)

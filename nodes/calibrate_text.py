@@ -5,7 +5,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.outputs import OutputStats
+from ..tpec.outputs import GradientStats
 from .bridge import NodeProgress
 from .collect import calibrate, linear_layers, plan_for
 from .handles import CALIBRATION, CATEGORY
@@ -39,7 +39,7 @@ class TPECCalibrateText(io.ComfyNode):
         progress = NodeProgress(cls.hidden.unique_id)
         layers = text_layers(clip.cond_stage_model)
 
-        def encode_all(*_: object) -> dict[str, OutputStats]:
+        def encode_all(*_: object) -> dict[str, GradientStats]:
             for index, line in enumerate(lines):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 progress.part(index, len(lines), f"prompt {index + 1} of {len(lines)}")

@@ -15,7 +15,7 @@ from ..tpec.calibration import Calibration, hash_layers, merge
 from ..tpec.calibration_file import open_calibration, save_calibration
 from ..tpec.collect import CollectionPlan, Collector, join_passes, plan_collection
 from ..tpec.errors import TpecError
-from ..tpec.outputs import OutputStats
+from ..tpec.outputs import GradientStats
 from .bridge import NodeProgress
 from .handles import CalibrationHandle
 from .paths import temp_folder
@@ -23,7 +23,7 @@ from .paths import temp_folder
 log = logging.getLogger(__name__)
 
 Layers = Mapping[str, torch.nn.Module]
-Run = Callable[[Collector, Layers], Mapping[str, OutputStats]]
+Run = Callable[[Collector, Layers], Mapping[str, GradientStats]]
 
 #: Of the free memory, this share may hold statistics.
 _SHARE = 0.6

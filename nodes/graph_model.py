@@ -38,7 +38,7 @@ def graph_model(patcher) -> CheckpointHandle:
         name, describe_tensors(f"the {origin.model} in the graph", tensors), _key(patcher),
         partial(_opened, weakref.ref(patcher), name), origin.recipe(),
         (f"made from {origin.text()}", *unbaked(patcher)))
-    return CheckpointHandle(model, "auto", patcher)
+    return CheckpointHandle(model, "auto", patcher=patcher)
 
 
 def baking_room(handle: CheckpointHandle) -> dict[torch.device, int]:

@@ -7,38 +7,53 @@ from pathlib import Path
 import folder_paths
 
 from ..tpec.errors import TpecError
+from ..tpec.naming import is_model_name, shard_name
+from ..tpec.shards import indexes
 
 SOURCE_FOLDERS = ("diffusion_models", "checkpoints", "text_encoders")
-SUFFIXES = (".safetensors", ".sft")
 LOCATIONS = ("models", "output")
 CALIBRATION_FOLDER = "tpec_calibration"
 
 #: Folders whose first registered path is an old name, and the name a new file belongs under.
 _OLD_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 _OUTPUT_NAMES = {"text_encoders": "clip"}
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 
 def source_names() -> list[str]:
-    """The checkpoint combo: `folder/relative name` of every safetensors file; shards as their index."""
+    """The checkpoint combo: `folder/relative name` of every model; shards as their index, or as the first of them."""
     found: list[str] = []
     for folder in SOURCE_FOLDERS:
-        names: dict[str, None] = {}
+        known: dict[Path, dict[str, str]] = {}
+        models: dict[object, str] = {}
         for name in folder_paths.get_filename_list(folder):
-            if name.lower().endswith(SUFFIXES):
-                names[_index_of(folder, name) or name] = None
-        found += [f"{folder}/{name}" for name in names]
+            if is_model_name(name):
+                models.setdefault(*_model_of(folder, name, known))
+        found += [f"{folder}/{name}" for name in models.values()]
     return found
 
 
-def _index_of(folder: str, name: str) -> str | None:
-    """The index.json beside a shard, None for a whole file."""
-    if not _SHARD.search(name):
-        return None
-    index = _SHARD.sub(".safetensors.index.json", name)
-    return index if folder_paths.get_full_path(folder, index) else None
+def _model_of(folder: str, name: str, known: dict[Path, dict[str, str]]) -> tuple[object, str]:
+    """What is equal for all shards of a model, and the name that stands for it; `known` keeps the indexes by folder."""
+    shard = shard_name(os.path.basename(name))
+    path = folder_paths.get_full_path(folder, name) if shard else None
+    if shard is None or path is None:
+        return name, name
+    place = Path(path).parent
+    if place not in known:
+        known[place] = {file: index for index, files in _indexes(place).items() for file in files}
+    index = known[place].get(os.path.basename(name))
+    if index:
+        return (place, index), os.path.join(os.path.dirname(name), index)
+    return (place, shard.stem, shard.count, shard.ending), name
+
+
+def _indexes(place: Path) -> dict[str, set[str]]:
+    try:
+        return indexes(place)
+    except OSError:  # what is wrong there is said when the model is opened
+        return {}
 
 
 def source_path(choice: str) -> Path:

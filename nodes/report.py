@@ -31,6 +31,6 @@ def _plot(layers: tuple[LayerReport, ...]):
     series = {
         "round to nearest": [layer.nearest_error for layer in layers],
         "all weights alike": [layer.relative_error for layer in layers],
-        "as the metric weighs them": [layer.nearest_error * layer.loss_ratio**0.5 for layer in layers],
+        "as the metric weighs them": [layer.nearest_error * layer.error_ratio for layer in layers],
     }
     return line_plot("Relative error of each layer", series, "layers in file order")

@@ -10,7 +10,7 @@ from .bridge import NodeProgress
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .paths import LOCATIONS, hidden_by, loader_name, save_root, save_target
 from .saved import fingerprint, save_once
-from .spool import whole
+from .spool import ensure_file
 
 
 class _ComboType(str):
@@ -72,5 +72,5 @@ def _publish(node_id: str, quantized: QuantizedHandle, root: Path, filename: str
     other = hidden_by(quantized.kind, root, target)
     if other:
         raise TpecError(f"ComfyUI's loaders would find '{other}' under this name first: choose a different name.")
-    spool = whole(quantized, NodeProgress(node_id)).path
+    spool = ensure_file(quantized, NodeProgress(node_id)).path
     return publish(spool, target, if_exists)

@@ -56,6 +56,106 @@ def test_folder_stands_for_its_index_or_its_only_file(tmp_path: Path) -> None:
     refused(single, r"several models \(x.safetensors, y.safetensors\)")
 
 
+#: Names that download tools and libraries give the index of a model's shards.
+INDEX_NAMES = ["model.safetensors.index.json", "model.safetensors.index.fp16.json", "model.safetensors.fp16.index.json",
+               "MODEL.Index.JSON", "model_index_of_shards.json", "model.safetensors.index.json.txt"]
+
+
+@pytest.mark.parametrize("name", INDEX_NAMES)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\n  "])
+def test_index_is_known_by_its_content(tmp_path: Path, name: str, mark: bytes) -> None:
+    index = shards(tmp_path).rename(tmp_path / name)
+    index.write_bytes(mark + index.read_bytes())
+    (tmp_path / "config.json").write_text('{"weight_map": 3, "hidden_size": 8}')
+    (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a.weight": "a.bin"}}')
+    (tmp_path / "tokenizer.json").write_text('[{"content": "weight_map"}]')
+    for path in (index, tmp_path, tmp_path / "model-00002-of-00002.safetensors"):
+        checkpoint = open_checkpoint(path)
+        assert checkpoint.path == index
+        assert checkpoint.tensors.keys() == FIRST.keys() | SECOND.keys()
+
+
+def test_two_indexes_are_two_models(tmp_path: Path) -> None:
+    index = shards(tmp_path)
+    (tmp_path / INDEX_NAMES[1]).write_bytes(index.read_bytes())
+    refused(tmp_path, f"several models .({INDEX}, {INDEX_NAMES[1]}|{INDEX_NAMES[1]}, {INDEX}).: name one")
+    refused(tmp_path / "model-00001-of-00002.safetensors", "belongs to several indexes")
+    assert open_checkpoint(index).path == index
+
+
+@pytest.mark.parametrize("stem", ["model-{}-of-00002.safetensors", "model.fp16-{}-of-00002.safetensors",
+                                  "model-{}-of-00002.fp16.safetensors", "model-{}-of-00002.sft"])
+def test_shards_without_index_are_one_model(tmp_path: Path, stem: str) -> None:
+    names = [stem.format(number) for number in ("00001", "00002")]
+    for name, tensors in zip(names, (FIRST, SECOND), strict=True):
+        save_file(tensors, tmp_path / name)
+    for path in (tmp_path, tmp_path / names[0], tmp_path / names[1]):
+        checkpoint = open_checkpoint(path)
+        assert [file.name for file in checkpoint.files] == names
+        assert checkpoint.path == tmp_path / names[0]
+        with Reader(checkpoint) as reader:
+            assert all(same_bits(reader.tensor(name), tensor) for name, tensor in (FIRST | SECOND).items())
+
+
+def test_shard_whose_siblings_are_missing_is_refused_by_their_names(tmp_path: Path) -> None:
+    save_file(FIRST, tmp_path / "model-00002-of-00003.safetensors")
+    save_file(FIRST, tmp_path / "other-00001-of-00003.safetensors")
+    missing = "one of 3 shards.*not complete without model-00001-of-00003.safetensors, model-00003-of-00003.safetensors"
+    refused(tmp_path / "model-00002-of-00003.safetensors", missing)
+    refused(tmp_path, "several models .model-00002-of-00003.safetensors, other-00001-of-00003.safetensors.")
+    (tmp_path / "other-00001-of-00003.safetensors").unlink()
+    refused(tmp_path, missing)
+    # An index that lists other files says nothing about this one.
+    (tmp_path / INDEX).write_text('{"weight_map": {"a.weight": "x.safetensors"}}')
+    refused(tmp_path / "model-00002-of-00003.safetensors", missing)
+
+
+def test_shards_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save_file(FIRST, tmp_path / f"model-0000{number}-of-00002.safetensors")
+    refused(tmp_path, "is in two shards of model-00001-of-00002.safetensors: they do not belong together")
+
+
+def test_only_shard_is_a_whole_file(tmp_path: Path) -> None:
+    save_file(FIRST, tmp_path / "model-00001-of-00001.safetensors")
+    assert open_checkpoint(tmp_path).tensors.keys() == FIRST.keys()
+
+
+@pytest.mark.parametrize("name", ["flux1-dev.sft", "FLUX.SFT", "flux.SafeTensors"])
+def test_every_suffix_counts_in_a_folder(tmp_path: Path, name: str) -> None:
+    save_file(FIRST, tmp_path / name)
+    (tmp_path / "._model.safetensors").write_bytes(b"what macOS leaves beside a file")
+    assert open_checkpoint(tmp_path).path == tmp_path / name
+
+
+def test_index_may_list_sft_files(tmp_path: Path) -> None:
+    save_file(FIRST, tmp_path / "one.sft")
+    (tmp_path / "index.json").write_text(json.dumps({"weight_map": dict.fromkeys(FIRST, "one.sft")}))
+    assert open_checkpoint(tmp_path / "index.json").files == (tmp_path / "one.sft",)
+
+
+def test_text_under_a_models_name_is_told_from_an_index(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_text('{"error": "this model asks for a login"}')
+    refused(path, "neither a safetensors file nor an index of shards")
+
+
+def test_header_of_123_bytes_is_no_index(tmp_path: Path) -> None:
+    """The first byte of such a file is a brace."""
+    path = write_raw(tmp_path / "m.safetensors", json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [
+        0, 1]}}).encode().ljust(123), b"1")
+    assert path.read_bytes()[:1] == b"{"
+    assert open_checkpoint(path).tensors.keys() == {"a"}
+
+
+def test_file_that_is_gone_when_it_is_read_is_one_sentence(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(shards(tmp_path))
+    checkpoint.files[1].unlink()
+    for look in (lambda: Reader(checkpoint), checkpoint.identity):
+        with pytest.raises(TpecError, match="model-00002-of-00002.safetensors cannot be read any more: No such file"):
+            look()
+
+
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     index = shards(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()

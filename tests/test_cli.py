@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from samples import (
     REPOSITORY,
     environment,
@@ -29,6 +30,7 @@ from samples import (
 from tpec import __version__
 from tpec.checkpoint import open_checkpoint
 from tpec.cli import main
+from tpec.naming import default_output
 
 LAYER = "single_blocks.0.linear1"
 DEFAULT = "model_float8_e4m3fn_scaled_learned_svd.safetensors"
@@ -95,13 +97,13 @@ def test_flags_with_dashes(source: Path, tmp_path: Path) -> None:
 
 
 def test_t5xxl_flag(tmp_path: Path) -> None:
-    path = write_shapes(tmp_path / "t5.safetensors", t5xxl_shapes(inner=64, blocks=1))
+    path = write_shapes(tmp_path / "t5.safetensors", t5xxl_shapes())
     assert tpec("quantize", path, "-o", tmp_path / "q.safetensors", "--t5xxl", "--method", "nearest", "--quiet") == 0
     assert not any("decoder" in name or "lm_head" in name for name in load(tmp_path / "q.safetensors"))
 
 
 def test_quiet_prints_nothing(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert tpec("quantize", source, "-o", tmp_path / "q", "--method", "nearest", "--quiet") == 0
+    assert tpec("quantize", source, "-o", tmp_path / "q.safetensors", "--method", "nearest", "--quiet") == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -126,7 +128,8 @@ def test_report_is_json_without_folders(source: Path, tmp_path: Path) -> None:
     assert data["output_nbytes"] == output.stat().st_size
 
 
-def test_inspect(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_inspect_says_what_a_file_is_and_what_would_become_of_it(source: Path, tmp_path: Path,
+                                                                 capsys: pytest.CaptureFixture) -> None:
     assert tpec("inspect", source, "--json") == 0
     data = json.loads(capsys.readouterr().out)
     assert (data["family"], data["quantizable"], data["formats"]) == ("flux", 13, [])
@@ -179,9 +182,64 @@ def test_several_good_inputs(tmp_path: Path) -> None:
 
 
 def test_wildcards_that_the_shell_passed_on(tmp_path: Path) -> None:
-    save_flux(tmp_path, "a.safetensors")
-    save_flux(tmp_path, "b[1].safetensors")
-    assert tpec("quantize", tmp_path / "?.safetensors", tmp_path / "b[1].safetensors", "--dry-run", "--quiet") == 0
+    """Windows shells do; a file that has the very name is meant before any pattern."""
+    for name in ("a", "c", "long", "b[1]", "b1"):
+        save_flux(tmp_path, f"{name}.safetensors")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert tpec("quantize", tmp_path / "[ac].safetensors", tmp_path / "b[1].safetensors", "-o", out, "--method",
+                "nearest", "--quiet") == 0
+    assert names_in(out) == {DEFAULT.replace("model", name) for name in ("a", "c", "b[1]")}
+
+
+@pytest.mark.parametrize(("given", "written"), [
+    ("out", "out.safetensors"), ("my_model_v1.5", "my_model_v1.5.safetensors"), ("out.sft", "out.sft"),
+    ("OUT.SafeTensors", "OUT.SafeTensors"), ("folder.d/", f"folder.d/{DEFAULT}"), ("folder.d", f"folder.d/{DEFAULT}")])
+def test_output_is_named_so_that_readers_know_it(source: Path, tmp_path: Path, given: str, written: str,
+                                                 capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "folder.d").mkdir()
+    assert tpec("quantize", source, "-o", f"{tmp_path}/{given}", "--method", "nearest") == 0
+    assert f"saved {tmp_path / written}" in capsys.readouterr().out
+    assert tpec("verify", source, tmp_path / written) == 0
+
+
+@pytest.mark.parametrize(("name", "stem"), [
+    ("MODEL_v1.5.SAFETENSORS", "MODEL_v1.5"), ("model_v1.5", "model_v1.5"), ("flux1-dev.sft", "flux1-dev"),
+    ("m.safetensors.index.json", "m"), ("m.safetensors.index.fp16.json", "m.fp16"),
+    ("m_1.5.fp16.index.json", "m_1.5.fp16"),
+    ("m-00002-of-00003.safetensors", "m"), ("m-00002-of-00003.fp16.safetensors", "m.fp16")])
+def test_default_name_keeps_the_models_own(tmp_path: Path, name: str, stem: str) -> None:
+    assert default_output(tmp_path / name, False) == tmp_path / DEFAULT.replace("model", stem)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors.index.fp16.json", "folder"])
+def test_shards_are_quantized_as_one_model(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    tensors = load(save_flux(tmp_path))
+    names = sorted(tensors)
+    halves = {f"m-0000{at}-of-00002.safetensors": names[at - 1::2] for at in (1, 2)}
+    for file, part in halves.items():
+        save_file({key: tensors[key] for key in part}, folder / file)
+    index = {"weight_map": {key: file for file, part in halves.items() for key in part}}
+    (folder / "m.safetensors.index.fp16.json").write_text(json.dumps(index))
+    source = folder if name == "folder" else folder / name
+    assert tpec("quantize", source, "--method", "nearest", "--quiet") == 0
+    output = folder / DEFAULT.replace("model", "folder" if name == "folder" else "m.fp16")
+    assert tpec("verify", tmp_path / "model.safetensors", output) == 0
+
+
+def test_large_metadata_is_left_out_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A header just below the limit would grow over it."""
+    source = save_flux(tmp_path, metadata={"modelspec.thumbnail": "A" * 99_992_000, "modelspec.title": "tiny"})
+    output = tmp_path / "q.safetensors"
+    assert tpec("quantize", source, "-o", output, "--method", "nearest") == 0
+    assert "this metadata of the source was left out: modelspec.thumbnail\n" in capsys.readouterr().out
+    checkpoint = open_checkpoint(output)
+    assert checkpoint.metadata["modelspec.title"] == "tiny"
+    assert "modelspec.thumbnail" not in checkpoint.metadata
+    assert load(output).keys() == checkpoint.tensors.keys()
+    assert tpec("verify", source, output) == 0
 
 
 def test_output_folder_for_one_input(source: Path, tmp_path: Path) -> None:
@@ -241,6 +299,10 @@ def shards_missing(folder: Path) -> Path:
     return folder
 
 
+def lone_shard(folder: Path) -> Path:
+    return save_flux(folder, "model-00002-of-00003.safetensors")
+
+
 def clip(folder: Path) -> Path:
     return write_shapes(folder / "model.safetensors", {"text_model.encoder.layers.0.mlp.fc1.weight": (8, 8)})
 
@@ -267,6 +329,9 @@ BAD_INPUTS = {
     "int8": (int8, "quantized already"),
     "quantized": (quantized, "quantized already"),
     "missing shard": (shards_missing, "needs 1 file"),
+    "shard alone": (lone_shard, "not complete without model-00001-of-00003.safetensors, model-00003-of-00003"),
+    "folder of a shard": (lambda folder: lone_shard(folder).parent, "not complete without model-00001-of-00003"),
+    "metadata": (lambda folder: write_raw(folder / "m.safetensors", {"__metadata__": {"a": 1}}), "with safetensors"),
     "CLIP": (clip, "CLIP text encoder"),
     "foreign names": (foreign_names, "not known here"),
 }
@@ -286,8 +351,15 @@ BAD_REQUESTS = {
     "missing folder": (["-o", "none/q.safetensors"], "folder none does not exist"),
     "output is the input": (["-o", "model.safetensors", "--overwrite"], "is the input itself"),
     "output name too long": (["-o", "n" * 300], "too long"),
-    "working name too long": (["-o", "n" * 250], "too long"),
-    "journal name too long": (["-o", "n" * 240], "too long"),
+    "working name too long": (["-o", "n" * 236 + ".safetensors"], "too long"),
+    "lock's name too long": (["-o", "n" * 231 + ".safetensors"], "too long"),
+    "journal name too long": (["-o", "n" * 228 + ".safetensors"], "too long"),
+    "output of another format": (["-o", "q.ckpt"], "q.ckpt would be .* another format.*: end the name in .safetensors"),
+    "output for llama.cpp": (["-o", "q.v1.GGUF"], "name of another format"),
+    "output named as a shard": (["-o", "q-00001-of-00002.safetensors"], "name of one shard"),
+    "output folder that is not there": (["-o", "none/"], "folder none does not exist"),
+    "output folder that is a file": (["-o", "model.safetensors/"], "folder model.safetensors does not exist"),
+    "output is a dead link": (["-o", "dead.safetensors", "--overwrite"], "link that points nowhere"),
     "bad include": (["--include", "("], "include pattern"),
     "bad exclude": (["--exclude", "*"], "exclude pattern"),
     "everything excluded": (["--exclude", "."], "no layer is left"),
@@ -307,6 +379,10 @@ BAD_REQUESTS = {
     "report is the input": (["--report", "model.safetensors"], "report"),
     "report is the output": (["-o", "q.safetensors", "--report", "q.safetensors"], "report"),
     "same output twice": (["other/model.safetensors", "-o", "other", "--overwrite"], "same name"),
+    "same input twice": (["model.safetensors", "--overwrite"], "same name"),
+    "same name beside two suffixes": (["model.sft", "--overwrite"], "same name"),
+    "two shards of one model": (["a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors"], "same name"),
+    "result of one is the other": ([DEFAULT, "--overwrite"], "is an input itself"),
     "two inputs, one file": (["other/model.safetensors", "-o", "q.safetensors"], "not a folder"),
     "two inputs, one report": (["other/model.safetensors", "--report", "r.json"], "report"),
 }
@@ -318,11 +394,12 @@ def test_bad_request_is_one_sentence_before_any_work(tmp_path: Path, case: str, 
     arguments, words = BAD_REQUESTS[case]
     (tmp_path / "other").mkdir()
     source, other = save_flux(tmp_path), save_flux(tmp_path / "other")
+    (tmp_path / "dead.safetensors").symlink_to("nowhere.safetensors")
     before = sha256(source)
     monkeypatch.chdir(tmp_path)
     assert tpec("quantize", "--method", "nearest", "--quiet", "model.safetensors", *arguments) == 1
     one_line(capsys, words)
-    assert names_in(tmp_path) == {"model.safetensors", "other"}
+    assert names_in(tmp_path) == {"model.safetensors", "other", "dead.safetensors"}
     assert names_in(tmp_path / "other") == {"model.safetensors"}
     assert sha256(source) == sha256(other) == before
 

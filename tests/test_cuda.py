@@ -13,14 +13,15 @@ from tpec.calibration import Calibration
 from tpec.checkpoint import Reader, open_checkpoint
 from tpec.collect import Collector
 from tpec.coupling import RowCoupling
-from tpec.demo import demo_tensors, write_safetensors
+from tpec.demo import demo_tensors
 from tpec.gradients import GradientCollector
 from tpec.grid import round_to_grid
 from tpec.kernels import TRITON_BLOCK, round_block_torch
 from tpec.layer import check_finite, chunk_items, quantize_tpec
 from tpec.metric import DenseMetric
-from tpec.outputs import OutputStats
+from tpec.outputs import HeldGradients
 from tpec.pipeline import quantize
+from tpec.plain import write_safetensors
 from tpec.plan import make_plan
 from tpec.principal import data_free_metric, principal_components
 from tpec.settings import Settings
@@ -111,7 +112,7 @@ def test_coupled_rows_like_on_the_cpu() -> None:
     runs[1, 244:], runs[1, :, 244:] = 0, 0
     for device in (CUDA, torch.device("cpu")):
         w, metric = weight.to(device), DenseMetric(moment.to(device), torch.arange(256, device=device))
-        coupling = RowCoupling(OutputStats(runs.cpu(), 500, 1 << 20), device)
+        coupling = RowCoupling(HeldGradients(runs.cpu(), 500, 1 << 20), device)
         facts = quantize_tpec(w, check_finite("w", w), metric, 2, None, 1 << 20, coupling=coupling).facts
         losses.append((facts[3] / facts[4]).item())
     assert losses[0] < 1 and losses[0] == pytest.approx(losses[1], rel=5e-3)
@@ -146,12 +147,13 @@ def test_fresh_process_with_several_threads(tmp_path: Path) -> None:
     """PyTorch and Triton load much at their first use, and several layers are begun at once."""
     source = tmp_path / "model.safetensors"
     write_safetensors(source, demo_tensors(), {})
-    for attempt, devices in enumerate(("cuda", "cuda:0,cuda:0", "cuda", "cuda:0,cuda:0")):
-        done = subprocess.run([sys.executable, "-m", "tpec", "quantize", source, "-o", tmp_path / f"{attempt}",
+    outputs = [tmp_path / f"{attempt}.safetensors" for attempt in range(4)]
+    for output, devices in zip(outputs, ("cuda", "cuda:0,cuda:0") * 2, strict=True):
+        done = subprocess.run([sys.executable, "-m", "tpec", "quantize", source, "-o", output,
                                "--device", devices, "--quiet"], capture_output=True, text=True, check=False,
                               cwd=Path(__file__).parents[1])
         assert done.returncode == 0, done.stderr
-    assert len({(tmp_path / f"{attempt}").read_bytes() for attempt in range(4)}) == 1
+    assert len({output.read_bytes() for output in outputs}) == 1
 
 
 def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> None:
@@ -231,4 +233,4 @@ def test_sums_on_the_host_are_those_on_the_gpu() -> None:
         assert (got - expected).norm() < 1e-3 * expected.norm()
     assert there.outputs.keys() == here.outputs.keys() == {"0", "1"}
     for name, stats in there.outputs.items():
-        torch.testing.assert_close(here.outputs[name].gram, stats.gram, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(here.outputs[name].second_moment(), stats.second_moment(), rtol=1e-3, atol=1e-5)

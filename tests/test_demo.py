@@ -8,8 +8,9 @@ from samples import load, names_in, same_bits
 
 from tpec.checkpoint import open_checkpoint
 from tpec.cli import main
-from tpec.demo import demo_tensors, flux_shapes, write_safetensors
+from tpec.demo import demo_tensors, flux_shapes
 from tpec.families import detect
+from tpec.plain import write_safetensors
 
 
 def test_shapes_are_those_of_flux() -> None:

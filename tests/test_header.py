@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from samples import same_bits, write_raw
+from samples import load, same_bits, write_raw
 
 from tpec.checkpoint import Reader, open_checkpoint
 from tpec.dtypes import TORCH_DTYPES
@@ -96,8 +96,10 @@ BAD_HEADERS = {
     "duplicate key": (b'{"a": {"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
                       b' "a": {"dtype":"U8","shape":[1],"data_offsets":[1,2]}}', b"12", "twice"),
     "duplicate key within": (b'{"a": {"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"1", "twice"),
-    "metadata list": ({"__metadata__": [1]}, b"", "not a table of strings"),
-    "metadata number": ({"__metadata__": {"a": 1}}, b"", "not a table of strings"),
+    "metadata list": ({"__metadata__": [1]}, b"", "not a table of strings.*save them again with safetensors"),
+    "metadata number": ({"__metadata__": {"a": "", "b": 1}}, b"", "of strings .'b' is none.: save the file again with"),
+    "metadata object": ({"__metadata__": {"a": {"b": "c"}}}, b"", "of strings .'a' is none.: save the file again with"),
+    "metadata null within": ({"__metadata__": {"a": None}}, b"", "of strings .'a' is none.: save the file again with"),
     "entry is a list": ({"a": [1]}, b"", "'a'"),
     "no dtype": ({"a": {"shape": [1], "data_offsets": [0, 1]}}, b"1", "missing"),
     "no shape": ({"a": {"dtype": "U8", "data_offsets": [0, 1]}}, b"1", "missing"),
@@ -132,6 +134,14 @@ BAD_HEADERS = {
 def test_malformed_header_is_refused_with_its_fault(tmp_path: Path, case: str) -> None:
     header, data, words = BAD_HEADERS[case]
     refused(write_raw(tmp_path / "m.safetensors", header, data), words)
+
+
+def test_metadata_null_is_none(tmp_path: Path) -> None:
+    """As the reference implementation and ComfyUI take it."""
+    path = write_raw(tmp_path / "m.safetensors", {"__metadata__": None, "a": entry(0, 1)}, b"1")
+    infos, metadata, _ = read_header(path)
+    assert (list(infos), metadata) == (["a"], {})
+    assert load(path)["a"].tolist() == [49]
 
 
 def test_missing_file_folder_and_endless_name(tmp_path: Path) -> None:
@@ -170,7 +180,7 @@ def survives(path: Path) -> None:
 
 @given(content=st.binary(max_size=80))
 @settings(max_examples=150)
-def test_random_bytes(tmp_path: Path, content: bytes) -> None:
+def test_random_bytes_give_a_consistent_table_or_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)
     survives(path)
@@ -190,14 +200,15 @@ headers = st.dictionaries(st.sampled_from(["a", "b", "c.weight", "__metadata__"]
 @example(header={"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}, data=b"12", claim=0)
 @example(header={"\n": None}, data=b"", claim=0)
 @settings(max_examples=400)
-def test_random_headers(tmp_path: Path, header: object, data: bytes, claim: int) -> None:
+def test_random_headers_give_a_consistent_table_or_one_sentence(tmp_path: Path, header: object, data: bytes,
+                                                                claim: int) -> None:
     text = json.dumps(header).encode()
     survives(write_raw(tmp_path / "m.safetensors", text, data, max(0, len(text) + claim)))
 
 
 @given(at=st.integers(0, 400), value=st.integers(0, 255))
 @settings(max_examples=200)
-def test_one_changed_byte(tmp_path: Path, at: int, value: int) -> None:
+def test_one_changed_byte_gives_a_consistent_table_or_one_sentence(tmp_path: Path, at: int, value: int) -> None:
     whole = tmp_path / "whole.safetensors"
     if not whole.exists():
         save_file({"a.weight": torch.zeros(4, 4).bfloat16(), "b": torch.zeros(3)}, whole, {"title": "x"})

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from samples import load, save_flux, t5xxl_shapes, weights
 
 from tpec import __version__
 from tpec.checkpoint import open_checkpoint
+from tpec.errors import TpecError
+from tpec.header import MAX_HEADER_BYTES
 from tpec.layout import LayerOptions, make_layout
 from tpec.pipeline import quantize
 from tpec.plan import Plan, make_plan
@@ -157,7 +160,7 @@ def test_t5_in_the_legacy_format_is_what_the_published_script_writes(tmp_path: P
     from safetensors.torch import save_file
 
     source, output = tmp_path / "t5.safetensors", tmp_path / "q.safetensors"
-    shapes = t5xxl_shapes(inner=64, blocks=2)
+    shapes = t5xxl_shapes()
     save_file(weights(shapes), source)
     plan = make_plan(open_checkpoint(source), Settings(t5xxl=True, format="scaled_fp8", method="nearest"))
     report = quantize(plan, output)
@@ -174,7 +177,32 @@ def test_t5_in_the_legacy_format_is_what_the_published_script_writes(tmp_path: P
 def test_t5_that_allows_fp8_matmul_has_no_made_up_input_scale(tmp_path: Path) -> None:
     from samples import write_shapes
 
-    path = write_shapes(tmp_path / "t5.safetensors", t5xxl_shapes(inner=64, blocks=1))
+    path = write_shapes(tmp_path / "t5.safetensors", t5xxl_shapes())
     for form in SCALARS:
         plan = make_plan(open_checkpoint(path), Settings(t5xxl=True, format=form, matmul="fp8"))
         assert not [name for name in make_layout(plan, {}).entries if "scale_input" in name or "input_scale" in name]
+
+
+def with_metadata(plan: Plan, metadata: dict[str, str]) -> Plan:
+    return replace(plan, checkpoint=replace(plan.checkpoint, metadata=metadata))
+
+
+@pytest.mark.parametrize("over", [-8, 0, 1, 5000])
+def test_header_fits_every_reader(tmp_path: Path, over: int) -> None:
+    """The largest of the source's own metadata goes first, and no more than is needed."""
+    plan = plan_of(tmp_path)
+    small = {"a": "\n" * 1000, "b": "x" * 1500}
+    room = MAX_HEADER_BYTES - len(make_layout(with_metadata(plan, small | {"large": ""}), {}).header) + 8
+    layout = make_layout(with_metadata(plan, small | {"large": "x" * (room - room % 8 + over)}), {})
+    assert len(layout.header) - 8 <= MAX_HEADER_BYTES
+    kept = json.loads(layout.header[8:])["__metadata__"]
+    assert ("large" in kept) == (over <= 0)
+    assert {"a", "b", "tpec", "_quantization_metadata"} <= kept.keys()
+    assert [note.rpartition(": ")[2] for note in layout.notes] == (["large"] if over > 0 else [])
+
+
+def test_header_that_is_too_large_without_metadata_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpec.layout.MAX_HEADER_BYTES", 5000)
+    plan = with_metadata(plan_of(tmp_path), {"a": "x" * 3000, "tpec": "of an earlier run" * 1000})
+    with pytest.raises(TpecError, match="bytes over the 5000 that safetensors allows: quantize fewer layers"):
+        make_layout(plan, {})

@@ -1,5 +1,6 @@
 """Every tensor's fate, with its reason, for the layouts that are known; already quantized files are refused."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tpec.demo import flux_shapes
 from tpec.errors import TpecError
 from tpec.plan import Plan, make_plan
 from tpec.settings import Settings
+from tpec.structure import Structure
 
 FLUX = flux_shapes(HIDDEN, 2, 2)
 GUIDANCE = {f"guidance_in.{part}_layer.{kind}": (HIDDEN, 256) if kind == "weight" else (HIDDEN,)
@@ -209,3 +211,95 @@ def test_bad_settings(setting: dict, words: str) -> None:
 def test_recipe_names_what_was_chosen() -> None:
     assert Settings().recipe() == {"method": "tpec", "format": "universal", "matmul": "full_precision"}
     assert Settings(top_k=4, exclude="a").recipe() == Settings().recipe() | {"top_k": 4, "exclude": "a"}
+
+
+T5_PREFIX = "text_encoders.t5xxl.transformer."
+T5_LAYER = f"{T5_PREFIX}encoder.block.0.layer.0.SelfAttention.q"
+FULL = {f"model.diffusion_model.{name}": shape for name, shape in FLUX.items()}
+FULL |= {T5_PREFIX + name: shape for name, shape in t5xxl_shapes().items()}
+FULL |= {"vae.decoder.conv_in.weight": (8, 4, 3, 3)}
+TABLE = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": {
+    T5_LAYER: {"format": "float8_e4m3fn"}}})}
+
+
+def test_a_part_that_is_quantized_already_does_not_stop_the_other(tmp_path: Path) -> None:
+    scales = {f"{T5_LAYER}.weight_scale": (), f"{T5_LAYER}.comfy_quant": (27,)}
+    dtypes = {f"{T5_LAYER}.weight": "F8_E4M3", f"{T5_LAYER}.weight_scale": "F32", f"{T5_LAYER}.comfy_quant": "U8"}
+    plan = plan_of(tmp_path, FULL | scales, dtypes, TABLE)
+    assert names(plan) == {f"model.diffusion_model.{name}" for name in BLOCK_WEIGHTS}
+    for settings in ({"t5xxl": True}, {"part": ("t5xxl",)}):
+        refused("quantized already .its header says so of 'text_encoders.t5xxl", tmp_path, FULL | scales, dtypes, TABLE,
+                **settings)
+    layer = "model.diffusion_model.single_blocks.0.linear1"
+    table = {"_quantization_metadata": json.dumps({"layers": {layer: {"format": "float8_e4m3fn"}}})}
+    refused("quantized already .its header says so of 'model.diffusion_model.single_blocks.0.linear1", tmp_path, FULL,
+            "BF16", table)
+    assert names(plan_of(tmp_path, FULL, "BF16", table, t5xxl=True)) <= {name for name in FULL if "t5xxl" in name}
+
+
+def test_parts_are_quantized_when_they_are_named(tmp_path: Path) -> None:
+    blocks = {f"model.diffusion_model.{name}" for name in BLOCK_WEIGHTS}
+    assert names(plan_of(tmp_path, FULL)) == blocks
+    plan = plan_of(tmp_path, FULL, part=("t5xxl",))
+    encoder = names(plan) - blocks
+    assert len(encoder) == 24 * 7 and all(name.startswith(T5_PREFIX + "encoder.block.") for name in encoder)
+    assert names(plan, "drop") == {name for name in FULL if name.startswith((f"{T5_PREFIX}decoder", f"{T5_PREFIX}lm_"))}
+    assert (plan.kind, plan.prefix, len(plan.parts)) == ("checkpoints", "model.diffusion_model.", 2)
+    assert "T5-XXL" in plan.summary()
+    refused("no part 'clip_l': it can be one of t5xxl", tmp_path, FULL, part=("clip_l",))
+    refused("no part 't5xxl': it holds no text encoder", tmp_path, FLUX, part=("t5xxl",))
+    broken = {name: shape for name, shape in FULL.items() if ".block.4." not in name}
+    refused("only a part of a T5-XXL text encoder: text_encoders.t5xxl.transformer.encoder.block.4", tmp_path, broken,
+            part=("t5xxl",))
+
+
+def test_only_part_leaves_the_rest_out(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, FULL, only_part=True)
+    assert plan.kind == "diffusion_models"
+    assert names(plan, "drop") == {name for name in FULL if not name.startswith("model.diffusion_model.")}
+
+
+def structure_of(*more: str, name: str = "Flux", without: str = "-") -> Structure:
+    linears = {name.removesuffix(".weight") for name in FLUX if name.endswith(".weight")}
+    return Structure(name, frozenset({*more, *(module for module in linears if without not in module)}))
+
+
+def planned(folder: Path, shapes: Shapes, structure: Structure, **settings: object) -> Plan:
+    return make_plan(open_checkpoint(write_shapes(folder / "m.safetensors", shapes)), Settings(**settings), structure)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_only_what_table_and_comfyui_agree_on_becomes_fp8(tmp_path: Path, prefix: str) -> None:
+    shapes = {prefix + name: shape for name, shape in (FLUX | {"single_blocks.0.new.weight": (8, 8),
+                                                               "single_blocks.1.new.weight": (8, 8)}).items()}
+    every = {prefix + name for name in BLOCK_WEIGHTS}
+    plan = planned(tmp_path, shapes, structure_of())
+    assert names(plan) == every and not plan.notes
+    plan = planned(tmp_path, shapes, structure_of(without="img_mod"))
+    assert names(plan) == {name for name in every if "img_mod" not in name}
+    assert "2 layers stay because this ComfyUI has no Linear of their name (the first is double_bl" in plan.summary()
+    plan = planned(tmp_path, shapes, structure_of("single_blocks.0.new", "single_blocks.1.new"))
+    assert names(plan) == every
+    assert "2 Linears stay because the table of families does not know them" in plan.summary()
+    assert "takes this model for Krea2" in planned(tmp_path, shapes, structure_of(name="Krea2")).summary()
+
+
+def test_include_never_makes_fp8_of_what_comfyui_would_not_scale(tmp_path: Path) -> None:
+    shapes = FLUX | {"single_blocks.0.router.weight": (8, 8), "single_blocks.1.router.weight": (8, 8)}
+    plan = plan_of(tmp_path, shapes, include="router|img_in")
+    assert names(plan) == BLOCK_WEIGHTS | {"img_in.weight"}
+    assert "named by include, but not a Linear" in {layer.name: layer.reason for layer in plan.layers}[
+        "single_blocks.0.router.weight"]
+    plan = planned(tmp_path, FLUX, structure_of(without="img_in"), include="img_in")
+    assert "img_in.weight" not in names(plan)
+
+
+def test_a_model_that_only_comfyui_knows_gets_the_generic_rule(tmp_path: Path) -> None:
+    inside = {f"net.stages.{at}.{name}.weight": (16, 16) for at in range(3) for name in ("mix.a", "mix.b")}
+    tables = {f"net.stages.{at}.{name}": (16, 16) for at in range(3) for name in ("router.weight", "shift_table")}
+    outside = {"net.embed.0.weight": (16, 16), "net.out.weight": (16, 16), "net.stages.0.mix.a.bias": (16,)}
+    linears = {name.removeprefix("net.").removesuffix(".weight") for name in {**inside, **outside}}
+    plan = planned(tmp_path, inside | tables | outside, Structure("NewModel", frozenset(linears)))
+    assert names(plan) == inside.keys()
+    assert (plan.family.name, plan.prefix) == ("generic", "net.")
+    assert "NewModel is not in the table of families: Linears inside numbered blocks become FP8" in plan.summary()

@@ -1,5 +1,6 @@
 """A finished file under the user's name: whole or not at all, and nothing of theirs is lost."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_full_disk_keeps_what_was_there(spool: Path, other_disk: Path) -> None:
     assert names_in(other_disk) == {"q.safetensors"}
 
 
-def test_existing_file(tmp_path: Path, spool: Path) -> None:
+def test_existing_file_is_kept_numbered_around_or_replaced(tmp_path: Path, spool: Path) -> None:
     target = tmp_path / "q.safetensors"
     target.write_text("precious")
     with pytest.raises(TpecError, match="q.safetensors exists already"):
@@ -106,6 +107,44 @@ def test_impossible_names_are_one_sentence(tmp_path: Path, spool: Path, name: st
     assert names_in(tmp_path) == before
     assert names_in(tmp_path / "folder") == {"inside"}
     assert spool.read_bytes() == content
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("if_exists", ["error", "number"])
+def test_name_that_another_program_takes_meanwhile_is_kept(tmp_path: Path, spool: Path, if_exists: str, links: bool,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken after the last look at the name and before the file gets it."""
+    target, sync, link, taken = tmp_path / "q.safetensors", os.fsync, os.link, []
+
+    def take(handle: int) -> None:
+        sync(handle)
+        if not taken:
+            taken.append(target.write_text("theirs"))
+
+    def refuse(*names: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "fsync", take)
+    monkeypatch.setattr(os, "link", link if links else refuse)
+    if if_exists == "error":
+        with pytest.raises(TpecError, match="q.safetensors (exists already|appeared)"):
+            publish(spool, target, if_exists)
+    else:
+        assert publish(spool, target, if_exists) == tmp_path / "q_2.safetensors"
+        assert (tmp_path / "q_2.safetensors").read_bytes() == spool.read_bytes()
+    assert taken
+    assert target.read_text() == "theirs"
+    assert not [name for name in names_in(tmp_path) if name.endswith(".part")]
+
+
+def test_link_that_points_nowhere_is_not_replaced(tmp_path: Path, spool: Path) -> None:
+    target = tmp_path / "q.safetensors"
+    target.symlink_to(tmp_path / "gone" / "model.safetensors")
+    for if_exists in ("error", "overwrite"):
+        with pytest.raises(TpecError, match="is a link that points nowhere .to .*model.safetensors."):
+            publish(spool, target, if_exists)
+    assert publish(spool, target, "number") == tmp_path / "q_2.safetensors"
+    assert target.is_symlink()
 
 
 def test_missing_spool_and_unknown_choice(tmp_path: Path) -> None:

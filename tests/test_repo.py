@@ -74,7 +74,7 @@ def test_requirements_never_touch_torch() -> None:
 def test_project_file() -> None:
     data = project_file()
     assert "comfyui" not in data["project"]["name"].lower()
-    assert data["project"]["scripts"]["tpec"] == "tpec.cli:main"
+    assert data["project"]["scripts"]["tpec"] == "tpec.__main__:main"
     packages = {str(path.parent.relative_to(REPOSITORY)).replace("/", ".") for path in ENGINE}
     assert set(data["tool"]["setuptools"]["packages"]) == packages
     from tpec import __version__

@@ -15,15 +15,21 @@ from tpec.calibration import Calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.cli import main
 from tpec.errors import TpecError
-from tpec.inputs import InputStats
+from tpec.inputs import Gram, HeldInputs
 from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.settings import Settings
 from tpec.spool import finished, job_digest, journal_paths, partial_path
 from tpec.verify import verify
 
-#: The command line with a journal that is synced after every tensor, so that small models can be caught half done.
-EAGER = "import sys, tpec.spool\ntpec.spool._SYNC_BYTES = 1\nfrom tpec.cli import main\nsys.exit(main(sys.argv[1:]))"
+#: What the command line does with --resume, but its journal is synced after every tensor, so that small models can be
+#: caught half done.
+EAGER = """import sys
+from tpec.checkpoint import open_checkpoint
+from tpec.pipeline import quantize
+from tpec.plan import make_plan
+from tpec.settings import Settings
+quantize(make_plan(open_checkpoint(sys.argv[1]), Settings()), sys.argv[2], resume=True, sync_bytes=1)"""
 
 
 @pytest.fixture
@@ -39,9 +45,9 @@ def journal(output: Path) -> list[dict]:
     return [json.loads(line) for path in journal_paths(output) for line in path.read_text().splitlines()]
 
 
-def killed(source: Path, output: Path, lines: int, *more: str) -> int:
+def killed(source: Path, output: Path, lines: int) -> int:
     """Start, SIGKILL once the journal holds so many lines, and return how many tensors were durable."""
-    process = python(EAGER, ["quantize", source, "-o", output, "--resume", "--quiet", *more])
+    process = python(EAGER, [source, output])
     while process.poll() is None and sum(path.read_text().count("\n") for path in journal_paths(output)) < lines:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
@@ -62,10 +68,8 @@ def stopped(tmp_path: Path, source: Path) -> Path:
         if event.index == 6:
             raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tpec.spool._SYNC_BYTES", 1)
-        with pytest.raises(KeyboardInterrupt):
-            quantize(make_plan(open_checkpoint(source), Settings()), output, progress=stop, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(make_plan(open_checkpoint(source), Settings()), output, progress=stop, resume=True, sync_bytes=1)
     assert len(journal(output)) > 5
     return output
 
@@ -136,10 +140,8 @@ def test_line_cut_by_the_crash_costs_that_line_only(source: Path, stopped: Path)
         if len({event.layer for event in events}) == 6:
             raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tpec.spool._SYNC_BYTES", 1)
-        with pytest.raises(KeyboardInterrupt):
-            quantize(plan, stopped, progress=stop, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(plan, stopped, progress=stop, resume=True, sync_bytes=1)
     begun = {line["done"] for line in journal(stopped) if line.get("facts")}
     assert {f"{event.layer}.weight" for event in events[:1]} <= begun
     seen = []
@@ -210,8 +212,8 @@ def test_interrupt_with_resume_keeps_the_work(tmp_path: Path, source: Path, stop
     assert names_in(tmp_path) == {"model.safetensors", "q.safetensors.partial", "q.safetensors.partial.journal0"}
 
 
-def stats(width: int, size: float) -> InputStats:
-    return InputStats(torch.zeros(width), size, 1000, torch.eye(width) * size)
+def stats(width: int, size: float) -> HeldInputs:
+    return HeldInputs(torch.zeros(width), size, 1000, Gram(torch.eye(width) * size))
 
 
 def test_working_file_without_a_synced_line_is_begun_anew(source: Path, tmp_path: Path) -> None:
@@ -235,13 +237,11 @@ def test_working_file_without_a_synced_line_is_begun_anew(source: Path, tmp_path
     assert sha256(output) == sha256(tmp_path / "whole")
 
 
-def test_input_scales_of_other_statistics_are_not_resumed(source: Path, tmp_path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_scales_of_other_statistics_are_not_resumed(source: Path, tmp_path: Path) -> None:
     """Rounding to nearest asks nothing of the statistics, the input scales in the file do."""
     output = tmp_path / "q.safetensors"
     plan = make_plan(open_checkpoint(source), Settings(method="nearest", matmul="fp8"))
     layers = {layer.local_layer: layer.shape for layer in plan.of("quantize")}
-    monkeypatch.setattr("tpec.spool._SYNC_BYTES", 1)
 
     def calibration(size: float) -> Calibration:
         groups = {name: stats(shape[1], size) for name, shape in layers.items()}
@@ -252,7 +252,7 @@ def test_input_scales_of_other_statistics_are_not_resumed(source: Path, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quantize(plan, output, calibration=calibration(1.0), progress=stop, resume=True)
+        quantize(plan, output, calibration=calibration(1.0), progress=stop, resume=True, sync_bytes=1)
     with pytest.raises(TpecError, match="a setting changed"):
         quantize(plan, output, calibration=calibration(2.0), resume=True)
     quantize(plan, output, calibration=calibration(1.0), resume=True)

@@ -48,6 +48,20 @@ def test_writes_go_to_their_place(layout: Layout, output: Path) -> None:
     assert partial_path(output).read_bytes()[entry.start + 5:entry.start + 10] == b"abcde"
 
 
+@pytest.mark.parametrize(("data", "from_end"), [(b"xy", -1), (b"x", 0), (b"", 1), (memoryview(bytes(8)).cast("i"), -7)])
+def test_write_past_its_tensor_is_refused(layout: Layout, output: Path, data: bytes, from_end: int) -> None:
+    create(output, layout)
+    before = partial_path(output).read_bytes()
+    size = layout.entries["img_in.weight"].nbytes
+    with SpoolFile(output, layout) as spool:
+        for offset in (size + from_end, -1):
+            with pytest.raises(TpecError, match="'img_in.weight' would be written outside its place"):
+                spool.write("img_in.weight", data, offset)
+        assert partial_path(output).read_bytes() == before
+        spool.write("img_in.weight", b"x" * size)
+        spool.write("img_in.weight", b"", size)
+
+
 def test_finish_gives_the_name_and_cleans_up(layout: Layout, output: Path) -> None:
     create(output, layout)
     with SpoolFile(output, layout) as spool:
@@ -99,6 +113,48 @@ def test_cut_line_does_not_swallow_what_the_next_run_notes(layout: Layout, outpu
     run("c")
     run("d")
     assert finished(output, layout, "job") == {"a": None, "c": None, "d": None}
+
+
+@pytest.mark.parametrize("line", ['{"done": "b"}', '{"done": "b", "facts": 3}', '{"done": 3, "facts": null}', "{}"])
+def test_whole_line_that_is_not_the_journals_ends_it(layout: Layout, output: Path, line: str) -> None:
+    create(output, layout)
+    with SpoolFile(output, layout) as spool:
+        journal = Journal(output, "job", 0, spool)
+        journal.record("a", 1)
+        journal.flush()
+        journal.close()
+    with open(journal_paths(output)[0], "a") as file:
+        file.write(line + "\n")
+    assert finished(output, layout, "job") == {"a": None}
+
+
+def test_journal_syncs_after_so_many_bytes(layout: Layout, output: Path) -> None:
+    create(output, layout)
+    with SpoolFile(output, layout) as spool:
+        journal = Journal(output, "job", 0, spool, sync_bytes=100)
+        journal.record("a", 60)
+        assert finished(output, layout, "job") is None
+        journal.record("b", 60)
+        assert finished(output, layout, "job") == {"a": None, "b": None}
+        journal.close()
+
+
+def test_folder_in_the_way_is_one_sentence(layout: Layout, output: Path) -> None:
+    partial_path(output).mkdir()
+    with pytest.raises(TpecError, match="cannot be written"):
+        create(output, layout)
+    with pytest.raises(TpecError, match="cannot be written: No such file"):
+        finish(output.with_name("another"))
+    with pytest.raises(TpecError, match="cannot be written: No such file"):
+        create(output.parent / "none" / "q", layout)
+
+
+def test_finish_over_a_folder_is_one_sentence_and_keeps_the_work(layout: Layout, output: Path) -> None:
+    create(output, layout)
+    output.mkdir()
+    with pytest.raises(TpecError, match="cannot be written: Is a directory|cannot be written: Access is denied"):
+        finish(output)
+    assert partial_path(output).stat().st_size == layout.nbytes
 
 
 def test_bytes_that_are_no_text_end_the_journal(layout: Layout, output: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from samples import generator, load, save_flux
+from samples import generator, load, same_bits, save_flux, t5xxl_shapes, weights
 
 from tpec.calibration import Calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.errors import TpecError
-from tpec.inputs import InputStats
+from tpec.inputs import Gram, HeldInputs
 from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.settings import FORMATS, Settings
@@ -154,7 +154,7 @@ def corrected(folder: Path) -> Path:
         if layer.layer.startswith("single_blocks"):
             width = layer.shape[1]
             x = torch.randn(20 * width, width, generator=make) + torch.randn(width, generator=make) / 2
-            groups[layer.layer] = InputStats(x.mean(0), x.abs().max().item(), len(x), x.T @ x / len(x))
+            groups[layer.layer] = HeldInputs(x.mean(0), x.abs().max().item(), len(x), Gram(x.T @ x / len(x)))
             layers[layer.layer] = layer.layer
     quantize(plan, folder / "calibrated", calibration=Calibration(groups, layers, "h"))
     return folder
@@ -272,3 +272,63 @@ def test_tiny_and_huge_weights_are_judged_by_their_own_size(tmp_path: Path) -> N
     result["x.weight"] = torch.zeros(8, 8).to(torch.float8_e4m3fn)
     save_file(result, tmp_path / "bad")
     assert [fault for fault in verify(source, tmp_path / "bad").faults if fault.startswith("x is off by 1.000")]
+
+
+def test_a_lost_tensor_is_missed_whatever_its_name(folder: Path, tmp_path: Path) -> None:
+    """Only what the header lists may be absent: here a kept tensor named as a T5's decoder, in a Flux."""
+    source = save_flux(tmp_path, extra={"decoder.table": torch.zeros(4), "lm_head.weight": torch.zeros(4, 4)})
+    quantize(make_plan(open_checkpoint(source), Settings(method="nearest")), tmp_path / "q")
+    tensors, metadata = load(tmp_path / "q"), dict(open_checkpoint(tmp_path / "q").metadata)
+    assert verify(source, tmp_path / "q").ok
+    for name in ("decoder.table", "lm_head.weight"):
+        save_file({key: tensor for key, tensor in tensors.items() if key != name}, tmp_path / "lost", metadata)
+        assert f"{name} is missing." in verify(source, tmp_path / "lost").faults
+
+
+@pytest.mark.parametrize("prefix", ["", "text_encoders.t5xxl.transformer."])
+def test_drops_are_known_from_the_header(tmp_path: Path, prefix: str) -> None:
+    shapes = {prefix + name: shape for name, shape in t5xxl_shapes().items()}
+    source = tmp_path / "t5.safetensors"
+    save_file(weights(shapes), source)
+    plan = make_plan(open_checkpoint(source), Settings(method="nearest", t5xxl=True))
+    quantize(plan, tmp_path / "q")
+    dropped = [layer.name for layer in plan.of("drop")]
+    assert dropped and verify(source, tmp_path / "q").ok
+    tensors, metadata = load(tmp_path / "q"), dict(open_checkpoint(tmp_path / "q").metadata)
+    recipe = json.loads(metadata["tpec"])
+    assert sorted(recipe["dropped"]) == sorted(dropped)
+    recipe["dropped"] = dropped[1:]
+    save_file(tensors, tmp_path / "less", metadata | {"tpec": json.dumps(recipe)})
+    assert verify(source, tmp_path / "less").faults == [f"{dropped[0]} is missing."]
+    # A file of an earlier version, or of another program, does not list them.
+    save_file(tensors, tmp_path / "other", {})
+    assert not [fault for fault in verify(source, tmp_path / "other").faults if "missing" in fault]
+
+
+def test_both_parts_of_a_checkpoint_quantized_one_after_the_other(tmp_path: Path) -> None:
+    from tpec.demo import flux_shapes
+
+    shapes = {f"model.diffusion_model.{name}": shape for name, shape in flux_shapes(128, 1, 1).items()}
+    shapes |= {f"text_encoders.t5xxl.transformer.{name}": shape for name, shape in t5xxl_shapes().items()
+               if not name.startswith(("decoder", "lm_head"))}
+    source = tmp_path / "all.safetensors"
+    save_file(weights(shapes), source)
+    for order in ((False, True), (True, False)):
+        for form in ("universal", "comfy_quant", "scaled_fp8"):
+            steps = [source, tmp_path / "half.safetensors", tmp_path / "q.safetensors"]
+            for at, t5xxl in enumerate(order):
+                plan = make_plan(open_checkpoint(steps[at]), Settings(method="nearest", format=form, t5xxl=t5xxl))
+                quantize(plan, steps[at + 1], overwrite=True)
+                assert verify(steps[at], steps[at + 1]).ok
+            result = verify(source, steps[2])
+            assert result.ok, result.text()
+            assert len(result.errors) == 13 + 24 * 7
+            one = make_plan(open_checkpoint(source), Settings(method="nearest", format=form, part=("t5xxl",)))
+            quantize(one, tmp_path / "one.safetensors", overwrite=True)
+            first, second = load(steps[2]), load(tmp_path / "one.safetensors")
+            assert first.keys() == second.keys()
+            assert all(same_bits(first[name], second[name]) for name in first)
+            tables = [json.loads(open_checkpoint(path).metadata.get("_quantization_metadata", "{}"))
+                      for path in (steps[2], tmp_path / "one.safetensors")]
+            assert tables[0] == tables[1]
+            assert not tables[0] or tables[0]["layers"].keys() == result.errors.keys()

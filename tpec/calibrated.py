@@ -6,30 +6,23 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from .calibration import Calibration
+from .damping import Damping, damped, scaled
 from .errors import TpecError
 from .families import QUANTIZE
 from .grid import FP8_MAX
 from .inputs import InputStats
 from .layout import LayerOptions
 from .metric import DenseMetric
-from .plan import Plan
+from .plan import LayerPlan, Plan
 from .work import Task
 
 #: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
 _CENTRING = 0.95
-#: Damping in units of the mean diagonal: about _SHRINKAGE * width / tokens, within these bounds.
-_SHRINKAGE = 2.0
-_DAMPING = (0.003, 0.03)
+_DAMPING = Damping(2.0, 0.003, 0.03)
 #: Fewer distinct tokens per column than this and the mean is not trusted either.
 _FEW = 8.0
 #: The least size of an input, relative to its maximum, that FP8 keeps to a few percent: 448 / 2^-6.
 _FP8_RANGE = 28672.0
-
-
-def damping(stats: InputStats) -> float:
-    """The share of the mean diagonal that is added to it: more for few tokens (shrinkage to a multiple of I)."""
-    low, high = _DAMPING
-    return min(max(_SHRINKAGE * stats.width / max(stats.tokens, 1), low), high)
 
 
 def centred(stats: InputStats, has_bias: bool) -> bool:
@@ -43,24 +36,14 @@ def calibrated_metric(stats: InputStats, has_bias: bool, device: torch.device) -
     if centred(stats, has_bias):
         mean = stats.mean.to(device)
         moment.addr_(mean, mean, alpha=-_CENTRING)
-    diagonal = moment.diagonal()
-    average = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    moment /= average
-    share = damping(stats)
-    order = diagonal.argsort(descending=True, stable=True)
-    # Float32 Gram matrices of few tokens can be slightly indefinite: then damp more.
-    for _ in range(4):
-        moment.diagonal().add_(share)
-        try:
-            return DenseMetric(moment, order)
-        except torch.linalg.LinAlgError:
-            share *= 9
-    raise TpecError("The calibration holds a matrix that is not positive: collect it anew.")
+    scaled(moment, stats.width)
+    order = moment.diagonal().argsort(descending=True, stable=True)
+    return damped(moment, _DAMPING.share(stats.width, stats.tokens), lambda matrix: DenseMetric(matrix, order))
 
 
 def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
     """Names (in the file) of the layers it covers. Raises TpecError when it is of another model."""
-    layers = plan.of(QUANTIZE)
+    layers = _own_layers(plan)
     covered = [layer for layer in layers if calibration.stats(layer.local_layer) is not None]
     for layer in covered:
         width = calibration.stats(layer.local_layer).width
@@ -81,6 +64,11 @@ def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
     return tuple(layer.layer for layer in covered)
 
 
+def _own_layers(plan: Plan) -> tuple[LayerPlan, ...]:
+    """The layers of the plan's main model; text encoders quantized beside it see other inputs."""
+    return tuple(layer for layer in plan.of(QUANTIZE) if plan.part(layer.name) is plan.parts[0])
+
+
 def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Hold the plan's layers against those of the model that was calibrated, as far as the calibration tells them.
 
@@ -88,7 +76,7 @@ def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     part of its layers under the same names.
     """
     include = plan.settings.include
-    for layer in plan.of(QUANTIZE) if shapes else ():
+    for layer in _own_layers(plan) if shapes else ():
         shape = shapes.get(layer.local_layer)
         if shape is None and not (include and re.search(include, layer.name)):
             raise TpecError(f"The calibration is of another model: that one had no layer '{layer.local_layer}', "

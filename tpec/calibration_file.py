@@ -2,7 +2,6 @@
 and "LAYER.output_gram" where gradients were collected."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +12,11 @@ import torch
 from .calibration import VERSION, Calibration, hash_layers
 from .checkpoint import open_checkpoint
 from .errors import TpecError
-from .header import make_header
 from .inputs import InputStats
-from .outputs import OutputStats, run_shape
-from .spool import disk_fault, sync_folder
-from .stored import StoredFile, StoredOutputs, StoredStats, folded, triangle
+from .outputs import GradientStats
+from .plain import write_stream
+from .replace import NameTaken, disk_errors, refuse_dead_link, replacing
+from .stored import StoredFile, folded, stored_gradients, stored_inputs, triangle
 
 _KIND = "tpec_calibration"
 
@@ -37,11 +36,13 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
                      on_part: OnPart = lambda done, count: None) -> Path:
     """Write atomically; of symmetric matrices only one triangle. Raises TpecError when `path` is taken.
 
-    What is made when it is looked at is made part by part. An exception from `on_part` leaves nothing behind.
+    What is computed on access is computed part by part. An exception from `on_part` leaves nothing behind.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise TpecError(f"{path.name} exists already: choose another name or allow overwriting.")
+    with disk_errors(path):
+        refuse_dead_link(path)
+        if path.exists() and not overwrite:
+            raise NameTaken(path)
     facts = {name: {"absmax": stats.absmax, "tokens": stats.tokens} for name, stats in calibration.groups.items()}
     metadata = {"kind": _KIND, "version": VERSION, "layers_hash": calibration.layers_hash,
                 "source": calibration.source, "runs": str(calibration.runs), "facts": json.dumps(facts),
@@ -49,15 +50,8 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
     if calibration.outputs:
         metadata["outputs"] = json.dumps({name: {"rows": stats.rows, "tokens": stats.tokens}
                                           for name, stats in calibration.outputs.items()})
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path, overwrite) as part:
         _write(part, list(_groups(calibration)), metadata, on_part)
-        os.replace(part, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise TpecError(disk_fault(error, path)) from None
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
@@ -78,9 +72,9 @@ def open_calibration(path: Path | str) -> Calibration:
         facts, layers = _table(meta["facts"]), _table(meta["layers"])
         if not layers or not set(layers.values()) <= facts.keys():
             raise ValueError("its layers name no statistics")
-        groups = {name: StoredStats(file, name, float(fact["absmax"]), int(fact["tokens"]))
+        groups = {name: stored_inputs(file, name, float(fact["absmax"]), int(fact["tokens"]))
                   for name, fact in facts.items()}
-        outputs = {name: StoredOutputs(file, name, int(fact["rows"]), int(fact["tokens"]))
+        outputs = {name: stored_gradients(file, name, int(fact["rows"]), int(fact["tokens"]))
                    for name, fact in _table(meta.get("outputs", "{}")).items()}
         return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs,
                            _shapes(meta.get("shapes", "{}"), meta["layers_hash"]), checkpoint.identity())
@@ -94,8 +88,8 @@ def _groups(calibration: Calibration) -> Iterator[_Group]:
                   for part, shape in stats.form.items()}
         yield _Group(shapes, partial(_input_parts, stats))
     for name, stats in calibration.outputs.items():
-        runs, size = run_shape(stats.rows)
-        yield _Group({f"{name}.output_gram": (runs, triangle(size))}, partial(_output_parts, stats))
+        size = -(-stats.rows // stats.runs)
+        yield _Group({f"{name}.output_gram": (stats.runs, triangle(size))}, partial(_output_parts, stats))
 
 
 def _input_parts(stats: InputStats) -> Iterator[torch.Tensor]:
@@ -103,22 +97,20 @@ def _input_parts(stats: InputStats) -> Iterator[torch.Tensor]:
         yield folded(part) if name == "gram" else part
 
 
-def _output_parts(stats: OutputStats) -> Iterator[torch.Tensor]:
-    yield folded(stats.gram)
+def _output_parts(stats: GradientStats) -> Iterator[torch.Tensor]:
+    yield folded(stats.second_moment())
 
 
 def _write(path: Path, groups: list[_Group], metadata: dict[str, str], on_part: OnPart) -> None:
-    """A safetensors file of float32 tensors, made group by group: all of them at once is much memory."""
+    """A file of float32 tensors, made group by group: all of them at once is much memory."""
     shapes = {name: ("F32", shape) for group in groups for name, shape in group.shapes.items()}
-    header, _ = make_header(shapes, metadata)
-    with open(path, "wb") as file:
-        file.write(header)
-        for at, group in enumerate(groups):
-            on_part(at, len(groups))
-            for tensor in group.make():
-                file.write(memoryview(tensor.contiguous().cpu().numpy()).cast("B"))
-        file.flush()
-        os.fsync(file.fileno())
+    write_stream(path, shapes, _made(groups, on_part), metadata)
+
+
+def _made(groups: list[_Group], on_part: OnPart) -> Iterator[torch.Tensor]:
+    for at, group in enumerate(groups):
+        on_part(at, len(groups))
+        yield from group.make()
 
 
 def _table(text: str) -> dict[str, object]:

@@ -1,10 +1,11 @@
-"""A model on disk, described but not loaded: one safetensors file or a sharded one through its index.json."""
+"""A model on disk, described but not loaded: one safetensors file, or the shards that belong together."""
 
+import contextlib
 import hashlib
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,13 +14,14 @@ import torch
 from .dtypes import TORCH_DTYPES
 from .errors import TpecError
 from .header import TensorInfo, read_header
-
-INDEX_SUFFIX = ".safetensors.index.json"
+from .naming import shard_name
+from .shards import index_beside, is_index, model_in, shard_map, siblings
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A validated header. `path` is what the user named, `files` hold the data, `digest` is the headers' SHA-256."""
+    """A validated header. `path` is the file or index, of shards without index the first; `files` hold the data,
+    `digest` is the headers' SHA-256."""
 
     path: Path
     files: tuple[Path, ...]
@@ -48,16 +50,27 @@ class Checkpoint:
         return Reader(self)
 
     def identity(self) -> dict[str, object]:
-        """What a resumed run compares: header digest, and size and mtime (ns) of every file."""
-        stats = [os.stat(path) for path in self.files]
+        """What a resumed run compares: header digest, and size and mtime (ns) of every file. Raises TpecError."""
+        stats = [_state(path) for path in self.files]
         return {"header": self.digest, "size": [s.st_size for s in stats], "mtime_ns": [s.st_mtime_ns for s in stats]}
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Validate the header of a .safetensors file, a *.safetensors.index.json, or a folder holding one of them."""
-    path = _resolve(Path(path))
-    if path.name.endswith(INDEX_SUFFIX):
-        return _open_sharded(path)
+    """Validate the header of a safetensors file, an index of shards whatever its name, or a folder holding one model.
+
+    A shard stands for its whole model. Raises TpecError.
+    """
+    path = Path(path)
+    if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
+        path = model_in(path)
+    shard = shard_name(path.name) if os.path.isfile(path) else None
+    if shard:
+        path = index_beside(path) or path
+    if is_index(path):
+        return _open_index(path)
+    if shard:
+        names = siblings(path, shard)
+        return _open_shards(path.with_name(names[0]), names)
     tensors, metadata, raw = read_header(path)
     if not tensors:
         raise TpecError(f"{path.name} holds no tensors.")
@@ -65,24 +78,21 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
                       hashlib.sha256(raw).hexdigest())
 
 
-def _resolve(path: Path) -> Path:
-    if not os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
-        return path
-    found = sorted(path.glob("*" + INDEX_SUFFIX)) or sorted(path.glob("*.safetensors"))
-    if not found:
-        raise TpecError(f"The folder {path} holds neither a *{INDEX_SUFFIX} nor a .safetensors file.")
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found[:4])
-        raise TpecError(f"The folder {path} holds several models ({names}): name one of them.")
-    return found[0]
-
-
-def _open_sharded(path: Path) -> Checkpoint:
-    shards = _shard_map(path)
+def _open_index(path: Path) -> Checkpoint:
+    shards = shard_map(path)
     names = sorted(set(shards.values()))
     missing = [name for name in names if not os.path.isfile(path.parent / name)]
     if missing:
         raise TpecError(f"{path.name} needs {len(missing)} file(s) that are not beside it: {', '.join(missing[:6])}.")
+    checkpoint = _open_shards(path, names)
+    lost = sorted(shards.keys() - checkpoint.tensors.keys())
+    if lost:
+        raise TpecError(f"{path.name} lists tensor '{lost[0]}' in {shards[lost[0]]}, which does not hold it.")
+    return checkpoint
+
+
+def _open_shards(path: Path, names: Sequence[str]) -> Checkpoint:
+    """The model that the files of these names beside `path` make together."""
     tensors: dict[str, TensorInfo] = {}
     metadata: dict[str, str] = {}
     digest = hashlib.sha256()
@@ -90,38 +100,25 @@ def _open_sharded(path: Path) -> Checkpoint:
         infos, extra, raw = read_header(path.parent / name, index)
         doubled = sorted(tensors.keys() & infos.keys())
         if doubled:
-            raise TpecError(f"Tensor '{doubled[0]}' is in two shards of {path.name}.")
+            raise TpecError(f"Tensor '{doubled[0]}' is in two shards of {path.name}: they do not belong together.")
         tensors |= infos
         metadata |= extra
         digest.update(raw)
-    lost = sorted(shards.keys() - tensors.keys())
-    if lost:
-        raise TpecError(f"{path.name} lists tensor '{lost[0]}' in {shards[lost[0]]}, which does not hold it.")
+    if not tensors:
+        raise TpecError(f"{path.name} holds no tensors.")
     files = tuple(path.parent / name for name in names)
     return Checkpoint(path, files, MappingProxyType(tensors), MappingProxyType(metadata), digest.hexdigest())
-
-
-def _shard_map(path: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
-    except OSError as error:
-        raise TpecError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise TpecError(f"{path.name} is not an index of shards (no 'weight_map').") from None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise TpecError(f"{path.name} lists no tensors.")
-    for tensor, name in weight_map.items():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise TpecError(f"{path.name} names a shard that is not a plain .safetensors file name, for '{tensor}'.")
-    return weight_map
 
 
 class Reader:
     """Plain positional reads from a checkpoint's files; no mapping is held, so Windows needs no page file for it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        """Opens every file of the checkpoint. Raises TpecError when one is gone or cannot be read."""
         self._checkpoint = checkpoint
-        self._files = [open(path, "rb", buffering=0) for path in checkpoint.files]
+        with contextlib.ExitStack() as stack:
+            self._files = [stack.enter_context(_opened(path)) for path in checkpoint.files]
+            stack.pop_all()
 
     def __enter__(self) -> "Reader":
         return self
@@ -165,3 +162,17 @@ class Reader:
         if info.nbytes:
             self.read_into(info, memoryview(raw.numpy()))
         return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
+
+
+def _state(path: Path) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise TpecError(f"{path} cannot be read any more: {error.strerror}.") from None
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise TpecError(f"{path} cannot be read any more: {error.strerror}.") from None

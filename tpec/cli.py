@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__, inspection
+from .calibration import Calibration
 from .checkpoint import open_checkpoint
 from .device import choose_devices
 from .errors import TpecError, one_line, sentence
 from .estimate import describe_needs
 from .families import family_names
-from .naming import default_output
+from .naming import default_output, is_model_name, named_output, names_folder, refuse_shared_outputs
 from .pipeline import check_output, quantize
 from .plan import Plan, make_plan
 from .report import Report
@@ -81,9 +82,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="safetensors files, sharded *.index.json files or their folders")
+    add("inputs", nargs="*", metavar="INPUT", help="safetensors files, shards, indexes of shards or their folders")
     add("--input", dest="input_option", help="the input, as the published TPEC script takes it")
-    add("-o", "--output", type=Path, help="output file; a folder when there are several inputs")
+    add("-o", "--output", help="output file; a folder when there are several inputs or the name ends in a slash")
     add("--family", choices=family_names(), default="auto", help="model layout (default: recognised from the keys)")
     add("--method", choices=METHODS, default="tpec")
     add("--format", choices=FORMATS, default="universal", help="universal loads in every ComfyUI since 2024")
@@ -95,6 +96,9 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
         help="accepted for the published script's sake; random inputs do not help and are not used")
     add("--keep-distillation", "--keep_distillation", action="store_true", help="keep Chroma's distilled guidance")
     add("--t5xxl", action="store_true", help="the input is a T5-XXL text encoder")
+    add("--part", action="append", default=[], metavar="NAME",
+        help="quantize this text encoder of a full checkpoint (t5xxl, ...) as well; may be repeated")
+    add("--only-part", action="store_true", help="write the diffusion model (and what --part names) alone")
     add("--include", default="", metavar="RE", help="quantize Linear weights whose name matches, too")
     add("--exclude", default="", metavar="RE", help="keep tensors whose name matches")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N, or several separated by commas")
@@ -109,8 +113,8 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     names = ("family", "method", "format", "matmul", "keep_distillation", "t5xxl", "top_k", "num_iter", "include",
-             "exclude", "keep_nonfinite")
-    return Settings(**{name: getattr(options, name) for name in names})
+             "exclude", "keep_nonfinite", "only_part")
+    return Settings(**{name: getattr(options, name) for name in names}, part=tuple(options.part))
 
 
 def _inputs(options: argparse.Namespace) -> list[Path]:
@@ -124,19 +128,14 @@ def _inputs(options: argparse.Namespace) -> list[Path]:
 
 
 def _outputs(options: argparse.Namespace, inputs: list[Path]) -> list[Path]:
-    derived = [default_output(path, options.keep_distillation) for path in inputs]
-    if options.output is None:
-        return derived
-    folder = os.path.isdir(options.output)
-    if len(inputs) == 1 and not folder:
-        return [options.output]
-    if not folder:
+    outputs = [default_output(path, options.keep_distillation) for path in inputs]
+    if options.output is not None and names_folder(options.output):
+        outputs = [Path(options.output, path.name) for path in outputs]
+    elif options.output is not None and len(inputs) == 1:
+        outputs = [named_output(options.output)]
+    elif options.output is not None:
         raise TpecError(f"{options.output} is not a folder: with several inputs -o names the folder for the results.")
-    outputs = [options.output / path.name for path in derived]
-    doubled = next((path for at, path in enumerate(outputs) if path in outputs[:at]), None)
-    if doubled:
-        raise TpecError(f"Several inputs have the same name, and {doubled} can hold one result only: quantize them one "
-                        "by one.")
+    refuse_shared_outputs(inputs, outputs)
     return outputs
 
 
@@ -149,7 +148,7 @@ def _check_report(options: argparse.Namespace, inputs: list[Path], outputs: list
         raise TpecError("--report takes one input: run it for each.")
     if not os.path.isdir(path.parent) or os.path.isdir(path):
         raise TpecError(f"The report {path} cannot be written: there is no such folder, or it is one itself.")
-    if path.suffix == ".safetensors" or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
+    if is_model_name(path.name) or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
         raise TpecError(f"The report {path} would replace a model: choose a name that ends in .json.")
 
 
@@ -206,7 +205,7 @@ def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path,
     return report
 
 
-def _calibration(options: argparse.Namespace):  # noqa: ANN202 - imported only when asked for
+def _calibration(options: argparse.Namespace) -> Calibration | None:
     if options.calibration is None:
         return None
     from .calibration_file import open_calibration
@@ -221,7 +220,7 @@ def _write_report(path: Path, report: Report) -> None:
         raise TpecError(f"The report {path} cannot be written: {error.strerror}; the model was saved.") from None
 
 
-def _batch_table(results: list[tuple[Path, Report | Exception | None]]) -> str:
+def _batch_table(results: Sequence[tuple[Path, Report | Exception | None]]) -> str:
     lines = [f"{'input':40} {'size':>7} {'time':>8}  result"]
     for source, result in results:
         if isinstance(result, Report):
@@ -247,7 +246,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .demo import demo_tensors, write_safetensors
+    from .demo import demo_tensors
+    from .plain import write_safetensors
     from .verify import verify
 
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -136,21 +136,16 @@ class Collector:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Runs within do not count."""
-        self._paused = True
+        before, self._paused = self._paused, True
         try:
             yield
         finally:
-            self._paused = False
-
-    @property
-    def unseen(self) -> tuple[str, ...]:
-        """Hooked layers that were never run."""
-        return tuple(name for name in self._modules if name not in self._group)
+            self._paused = before
 
     def finish(self, shapes: Mapping[str, tuple[int, ...]], source: str = "", runs: int = 1) -> Calibration:
         """The statistics so far; `shapes` are all of the model's Linear weights [out, in], hooked or not.
 
-        The sums become the statistics when somebody looks, one by one: in memory both would take twice as much.
+        The sums become the statistics on access, one by one: in memory both would take twice as much.
         Raises TpecError when nothing was seen, or values that are not finite.
         """
         if not self._sums:

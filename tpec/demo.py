@@ -1,15 +1,6 @@
 """A small checkpoint in Flux layout with weights that have structure, for the demo command and for tests."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import torch
-
-from .dtypes import TORCH_DTYPES
-from .header import make_header
-
-_CODES = {dtype: code for code, dtype in TORCH_DTYPES.items()}
-
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -61,13 +52,3 @@ def demo_tensors(hidden: int = 256, double: int = 1, single: int = 2) -> dict[st
     generator = torch.Generator().manual_seed(0)
     return {name: torch.ones(shape).bfloat16() if name.endswith("norm.scale") else structured_weight(shape, generator)
             for name, shape in flux_shapes(hidden, double, single).items()}
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """A plain safetensors file, for small models."""
-    header, _ = make_header({name: (_CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()},
-                            metadata)
-    with open(path, "wb") as file:
-        file.write(header)
-        for tensor in tensors.values():
-            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())

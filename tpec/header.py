@@ -118,8 +118,15 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _metadata(path: Path, value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise TpecError(f"{path.name} has metadata that is not a table of strings: the file is damaged.")
+    if value is None:  # the reference implementation takes it for none, too
+        return {}
+    if not isinstance(value, dict):
+        raise TpecError(f"{path.name} has metadata that is not a table of strings, which no reader takes: load its "
+                        "tensors and save them again with safetensors.")
+    wrong = next((key for key, text in value.items() if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise TpecError(f"{path.name} has metadata that is not a table of strings ('{wrong}' is none): save the file "
+                        "again with safetensors, with this value as text or without it.")
     return value
 
 

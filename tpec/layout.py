@@ -11,24 +11,31 @@ from dataclasses import dataclass
 
 from . import __version__
 from .dtypes import ITEM_BYTES
-from .families import DROP, QUANTIZE
-from .header import TensorInfo, make_header
+from .errors import TpecError
+from .families import DROP, ENCODER_PREFIXES, QUANTIZE
+from .header import MAX_HEADER_BYTES, TensorInfo, make_header
 from .origin import ORIGIN_KEY
 from .plan import LayerPlan, Plan
+from .quantized import TABLE_KEY, header_table, legacy_only
 
 #: Header metadata: a JSON object of the calibrated layers. The value is |E[x]| of the layer's input where the bias
 #: makes up for the mean error, null where the bias is the original's. Files of earlier versions lack it.
 CALIBRATED_KEY = "tpec_calibrated"
+#: Header metadata: a JSON object of how the file was made; `DROPPED` there lists the original's tensors that were left
+#: out.
+RECIPE_KEY = "tpec"
+DROPPED = "dropped"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Header bytes, all entries by name, the constant ones' content, and the file's total size."""
+    """Header bytes, all entries by name, the constant ones' content, the file's total size, and notes for people."""
 
     header: bytes
     entries: Mapping[str, TensorInfo]
     constants: Mapping[str, bytes]
     nbytes: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
                 calibrated: Mapping[str, float | None] | None = None) -> Layout:
     """Lay out the result of `plan`; `options` by layer name, missing ones are the settings' own.
 
-    `calibrated` is the record of `calibration_record`, kept in the header; verifying a file relies on it.
+    `calibrated` is the record of `calibration_record`, kept in the header; verifying a file relies on it. A header too
+    large for any reader loses the largest of the source's own metadata, with a note. Raises TpecError when that does
+    not help.
     """
     default = LayerOptions(full_precision=plan.settings.matmul == "full_precision")
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -60,16 +69,17 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
         _add_layer(shapes, constants, layer, plan, choice)
     if plan.settings.format != "comfy_quant":
         marker = 2 if plan.settings.matmul == "full_precision" else 0
-        shapes[f"{plan.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
-        constants[f"{plan.prefix}scaled_fp8"] = bytes(marker)
-    return _place(shapes, constants, _metadata(plan, described, calibrated or {}))
+        for part in plan.parts:
+            shapes[f"{part.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
+            constants[f"{part.prefix}scaled_fp8"] = bytes(marker)
+    return _place(shapes, constants, _metadata(plan, described, calibrated or {}), plan.checkpoint.metadata)
 
 
 def scalar_names(layer: str, plan: Plan) -> tuple[str, ...]:
     """The float32 scalars that hold one layer's weight scale."""
     names = {"universal": ("weight_scale", "scale_weight"), "comfy_quant": ("weight_scale",),
              "scaled_fp8": ("scale_weight",)}[plan.settings.format]
-    if plan.settings.format == "scaled_fp8" and _published_input_scale(plan):
+    if plan.settings.format == "scaled_fp8" and _published_input_scale(layer, plan):
         names += ("scale_input",)
     return tuple(f"{layer}.{name}" for name in names)
 
@@ -79,10 +89,11 @@ def float32_bytes(value: float) -> bytes:
     return struct.pack("<f", value)
 
 
-def _published_input_scale(plan: Plan) -> bool:
+def _published_input_scale(layer: str, plan: Plan) -> bool:
     # The published script repeats the weight's scale as T5's scale_input. It is harmless only where the input is
     # never rounded to FP8, so a file that allows FP8 matmul does not get it.
-    return plan.family.writes_input_scale and plan.settings.matmul == "full_precision"
+    part = plan.part(layer)
+    return part is not None and part.family.writes_input_scale and plan.settings.matmul == "full_precision"
 
 
 def _description(choice: LayerOptions) -> dict[str, object]:
@@ -111,21 +122,66 @@ def _add_layer(shapes: dict[str, tuple[str, tuple[int, ...]]], constants: dict[s
 
 def _metadata(plan: Plan, described: Mapping[str, dict[str, object]],
               calibrated: Mapping[str, float | None]) -> dict[str, str]:
-    metadata = dict(plan.checkpoint.metadata)
-    if plan.settings.format == "universal":
-        metadata["_quantization_metadata"] = json.dumps({"format_version": "1.0", "layers": described})
+    metadata = {key: value for key, value in plan.checkpoint.metadata.items() if key != TABLE_KEY}
+    table = _table(plan, described)
+    if table:
+        metadata[TABLE_KEY] = json.dumps({"format_version": "1.0", "layers": table})
     recipe = {"version": __version__, "source": plan.checkpoint.name, "family": plan.family.name,
               **plan.settings.recipe()}
     if plan.checkpoint.origin:
         recipe[ORIGIN_KEY] = dict(plan.checkpoint.origin)
-    metadata["tpec"] = json.dumps(recipe)
+    dropped = [layer.name for layer in plan.of(DROP)]
+    if dropped:
+        recipe[DROPPED] = dropped
+    metadata[RECIPE_KEY] = json.dumps(recipe)
     metadata[CALIBRATED_KEY] = json.dumps(dict(calibrated))
     return metadata
 
 
+def _table(plan: Plan, described: Mapping[str, dict[str, object]]) -> dict[str, object]:
+    """The layers that the header describes: those of parts that were quantized before, and ours.
+
+    Where a header has a table, ComfyUI (`utils.convert_old_quants`) no longer looks for the legacy marker of the
+    diffusion model; so there is none beside legacy layers, and none in a legacy file.
+    """
+    before, legacy = header_table(plan.checkpoint), legacy_only(plan.checkpoint)
+    if plan.settings.format == "scaled_fp8":
+        told = {f"{layer}.comfy_quant" for layer in before} <= plan.checkpoint.tensors.keys()
+        if not told:
+            raise TpecError(f"{plan.checkpoint.name} holds layers that only its header describes, and ComfyUI does not "
+                            "read legacy layers beside them: choose the format universal or comfy_quant.")
+        return {}
+    if any(not layer.startswith(ENCODER_PREFIXES) for layer in legacy):
+        return {}
+    return {**before, **described} if before or plan.settings.format == "universal" else {}
+
+
 def _place(shapes: Mapping[str, tuple[str, tuple[int, ...]]], constants: Mapping[str, bytes],
-           metadata: Mapping[str, str]) -> Layout:
+           metadata: Mapping[str, str], foreign: Mapping[str, str]) -> Layout:
     # Wide items first keeps every tensor aligned to its item size, as the reference writer does.
     names = sorted(shapes, key=lambda name: -ITEM_BYTES.get(shapes[name][0], 1))
-    header, entries = make_header({name: shapes[name] for name in names}, metadata)
-    return Layout(header, entries, dict(constants), len(header) + sum(entry.nbytes for entry in entries.values()))
+    ordered = {name: shapes[name] for name in names}
+    header, entries = make_header(ordered, metadata)
+    left_out = _too_much(len(header) - 8 - MAX_HEADER_BYTES, metadata, foreign)
+    notes = ()
+    if left_out:
+        header, entries = make_header(ordered, {key: metadata[key] for key in metadata.keys() - left_out})
+        notes = ("The header would be too large for any reader, so this metadata of the source was left out: "
+                 + ", ".join(left_out),)
+    return Layout(header, entries, dict(constants), len(header) + sum(entry.nbytes for entry in entries.values()),
+                  notes)
+
+
+def _too_much(excess: int, metadata: Mapping[str, str], foreign: Mapping[str, str]) -> list[str]:
+    """Keys of the source's metadata, largest first, without which the header is smaller by `excess` bytes."""
+    sizes = {key: len(json.dumps({key: text})) - 2 for key, text in foreign.items() if metadata.get(key) == text}
+    left_out = []
+    for key in sorted(sizes, key=lambda key: -sizes[key]):
+        if excess <= 0:
+            break
+        left_out.append(key)
+        excess -= sizes[key]
+    if excess > 0:
+        raise TpecError(f"The result's header would be {excess} bytes over the {MAX_HEADER_BYTES} that safetensors "
+                        "allows: quantize fewer layers (--exclude), or take another format.")
+    return left_out

@@ -6,7 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,10 @@ from .finite import nonfinite_note
 from .halt import Halt
 from .lane import Facts, Lane, Stages
 from .layout import Layout, make_layout
+from .lock import OutputLock
 from .plan import Plan
-from .principal import forget_starts
 from .progress import Meter, OnProgress
+from .replace import disk_errors, refuse_dead_link
 from .report import LayerReport, Report
 from .work import Task, make_tasks, split
 from .world import World
@@ -46,49 +47,54 @@ class Job:
     calibration: Calibration | None
     tasks: tuple[Task, ...]
     finished: Facts
+    sync_bytes: int = spool.SYNC_BYTES
 
 
 def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.device] = ("cpu",),
              calibration: Calibration | None = None, progress: OnProgress | None = None, overwrite: bool = False,
-             resume: bool = False, world: World | None = None) -> Report:
+             resume: bool = False, world: World | None = None, sync_bytes: int = spool.SYNC_BYTES) -> Report:
     """Carry out `plan` into `output` and return what was done.
 
     `progress` is called often, also within layers, from any lane's thread; an exception it raises stops the run. Unless
     `resume` is set an error or interrupt removes everything; with it the partial file and its journal stay for the next
-    run. Of several processes all fail when one does, with the same sentence. Raises TpecError.
+    run, which loses at most the `sync_bytes` written last. Of several processes all fail when one does, with the same
+    sentence. Raises TpecError, also when another run writes `output`.
     """
     begun = time.monotonic()
     output, world = Path(output), world or World()
     found = [torch.device(device) for device in devices]
     job = world.agree(partial(_checked, plan, output, calibration, overwrite))
-    try:
-        # From here on without `resume` a working file of that name is this run's own.
-        done = world.share(world.agree(partial(_begin, job, resume) if world.rank == 0 else _nothing))
-        job = replace(job, finished=done)
-        cards = Counter(card for cards in world.gather([_card(device) for device in found]) for card in cards)
-        parts = world.gather(world.agree(partial(_run, job, found, progress, world, cards)))
-        world.agree(partial(_publish, output, overwrite) if world.rank == 0 else _nothing)
-    except BaseException:
-        if world.rank == 0 and not resume:
-            spool.discard(output)
-        raise
+    with spool.output_lock(output) as lock:
+        world.agree(lock.acquire if world.rank == 0 else _nothing)
+        try:
+            # From here on without `resume` a working file of that name is this run's own.
+            begin = partial(_begin, job, overwrite, resume, lock)
+            done = world.share(world.agree(begin if world.rank == 0 else _nothing))
+            job = replace(job, finished=done, sync_bytes=sync_bytes)
+            cards = Counter(card for cards in world.gather([_card(device) for device in found]) for card in cards)
+            parts = world.gather(world.agree(partial(_run, job, found, progress, world, cards)))
+            world.agree(partial(_publish, output, overwrite, lock) if world.rank == 0 else _nothing)
+        except BaseException:
+            if world.rank == 0 and not resume and lock.unchanged():
+                with suppress(OSError):
+                    spool.discard(output)
+            raise
     return _report(job, parts, found, world, time.monotonic() - begun)
 
 
 def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
     """Raises TpecError when `output` cannot or must not be written."""
-    try:
+    with disk_errors(output):
         if not output.parent.is_dir():
             raise TpecError(f"The folder {output.parent} does not exist: create it or choose another.")
         if output.is_dir():
             raise TpecError(f"{output} is a folder: name a file.")
+        refuse_dead_link(output)
         # The working file replaces whatever has its name, so that must not be the input either.
         for target in (output, spool.partial_path(output)):
             if target.exists() and any(path.exists() and path.samefile(target) for path in plan.checkpoint.files):
                 raise TpecError(f"{target.name} is the input itself: choose another name for the output.")
         _refuse_existing(output, overwrite)
-    except OSError as error:
-        raise TpecError(spool.disk_fault(error, output)) from None
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:
@@ -96,9 +102,10 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
         raise TpecError(f"{output} exists already: choose another name or allow overwriting (--overwrite).")
 
 
-def _publish(output: Path, overwrite: bool) -> None:
+def _publish(output: Path, overwrite: bool, lock: OutputLock) -> None:
     _refuse_existing(output, overwrite)
-    spool.finish(output)
+    lock.confirm()
+    spool.finish(output, overwrite)
 
 
 def _nothing() -> None:
@@ -121,11 +128,14 @@ def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrit
     return Job(plan, output, layout, digest, steering, tasks, {})
 
 
-def _begin(job: Job, resume: bool) -> Facts:
+def _begin(job: Job, overwrite: bool, resume: bool, lock: OutputLock) -> Facts:
     """Make the working file, or find what an earlier run has finished of it."""
+    _refuse_existing(job.output, overwrite)  # another run may have ended just before
     finished = spool.finished(job.output, job.layout, job.digest) if resume else None
     if finished is None:
         spool.create(job.output, job.layout)
+    with disk_errors(job.output):
+        lock.watch(spool.partial_path(job.output))
     return finished or {}
 
 
@@ -197,7 +207,7 @@ def _open_lane(job: Job, number: int, tasks: Sequence[Task], computes: Sequence[
     """Lane `number` of the run; `stack` closes what it holds open."""
     reader = stack.enter_context(closing(job.plan.checkpoint.reader()))
     writer = stack.enter_context(closing(spool.SpoolFile(job.output, job.layout)))
-    journal = stack.enter_context(closing(spool.Journal(job.output, job.digest, number, writer)))
+    journal = stack.enter_context(closing(spool.Journal(job.output, job.digest, number, writer, job.sync_bytes)))
     return Lane(computes[0].device, tasks, reader, writer, journal, [one.run for one in computes], finished, halt,
                 job.plan.settings.keep_nonfinite)
 
@@ -205,12 +215,9 @@ def _open_lane(job: Job, number: int, tasks: Sequence[Task], computes: Sequence[
 def _run_lanes(lanes: Sequence[Lane], halt: Halt, world: World) -> None:
     """Raises what fails first, in a lane here or in another process."""
     devices = [lane.device for lane in lanes]
-    try:
-        load_libraries(devices)
-        with fast_products(devices), world.watching(halt):
-            halt.run(*(lane.run for lane in lanes))
-    finally:
-        forget_starts()
+    load_libraries(devices)
+    with fast_products(devices), world.watching(halt):
+        halt.run(*(lane.run for lane in lanes))
     halt.raise_first()
 
 
@@ -240,8 +247,8 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
     layers = tuple(LayerReport(**{**facts[layer.name], "shape": layer.shape}) for layer in plan.of(QUANTIZE))
     stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
     nonfinite = [layer.name for layer in plan.layers if facts.get(layer.name, {}).get("nonfinite")]
-    notes = tuple(dict.fromkeys([*plan.checkpoint.notes, *_uncovered(job), *nonfinite_note(nonfinite),
-                                 *(note for part in parts for note in part.notes)]))
+    notes = tuple(dict.fromkeys([*plan.checkpoint.notes, *job.layout.notes, *_uncovered(job),
+                                 *nonfinite_note(nonfinite), *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
     kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.layers)
     return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),

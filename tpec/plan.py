@@ -1,19 +1,18 @@
 """What happens to every tensor of a checkpoint, decided and explained before the first byte is read."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .dtypes import FLOATS, byte_count
 from .errors import TpecError
-from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, detect
+from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, choose_parts, detect, refuse_incomplete
+from .fate import Agreement, fate
 from .header import TensorInfo
+from .quantized import refuse_quantized
 from .settings import Settings
 from .source import Source
-
-_QUANTIZED_NAMES = re.compile(
-    r"(^|\.)(scaled_fp8|weight_scale|scale_weight|comfy_quant|qweight|qzeros|g_idx|SCB|weight_format)$"
-    r"|\.weight\.(absmax|quant_map|quant_state)")
-_LOW_BIT = ("F8_", "F4", "F6_")
+from .structure import Structure
 
 
 @dataclass(frozen=True)
@@ -50,22 +49,41 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checkpoint, the settings, what was detected and every tensor's fate, in file order."""
+    """A checkpoint, the settings, what was detected and every tensor's fate, in file order.
+
+    `parts` are the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`).
+    `notes` are sentences for the summary.
+    """
 
     checkpoint: Source
     settings: Settings
-    family: Family
-    prefix: str
-    why: str
+    parts: tuple[Detection, ...]
     layers: tuple[LayerPlan, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> Family:
+        return self.parts[0].family
+
+    @property
+    def prefix(self) -> str:
+        return self.parts[0].prefix
+
+    @property
+    def why(self) -> str:
+        return self.parts[0].why
 
     def of(self, action: str) -> tuple[LayerPlan, ...]:
         return tuple(layer for layer in self.layers if layer.action == action)
 
+    def part(self, name: str) -> Detection | None:
+        """The part that the tensor or layer `name` of the file belongs to."""
+        return part_at(self.parts, name)
+
     @property
     def kind(self) -> str:
         """ComfyUI's model folder for the result."""
-        if self.prefix and any(not layer.name.startswith(self.prefix) for layer in self.layers):
+        if self.prefix and any(not layer.name.startswith(self.prefix) for layer in self.layers if layer.action != DROP):
             return "checkpoints"
         return self.family.kind
 
@@ -80,9 +98,10 @@ class Plan:
         quantized, kept, dropped = self.of(QUANTIZE), self.of(KEEP), self.of(DROP)
         before, after = self.checkpoint.nbytes, self.output_nbytes
         lines = [
-            f"{self.checkpoint.name}: {self.why}",
+            f"{self.checkpoint.name}: {'; '.join(part.why for part in self.parts)}",
             f"{len(quantized)} Linear layers become FP8, {len(kept)} tensors stay as they are"
             + (f", {len(dropped)} are dropped" if dropped else ""),
+            *self.notes,
             f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({after / before:.2f} x), format {self.settings.format}",
         ]
         return "\n".join(lines)
@@ -94,31 +113,45 @@ class Plan:
             f"({layer.reason})" for layer in self.layers)
 
 
-def make_plan(checkpoint: Source, settings: Settings) -> Plan:
-    """Decide every tensor's fate from header and settings. Raises TpecError for anything that must not be quantized."""
+def make_plan(checkpoint: Source, settings: Settings, structure: Structure | None = None) -> Plan:
+    """Decide every tensor's fate from header and settings.
+
+    `structure` is what the installed ComfyUI says of the diffusion model: a tensor becomes FP8 only if it and the table
+    agree, and a family that only ComfyUI knows gets a generic rule. Raises TpecError for anything that must not be
+    quantized.
+    """
+    _refuse_unknown_dtypes(checkpoint)
+    found = _detect(checkpoint, settings, structure)
+    more, notes = choose_parts(checkpoint.name, checkpoint.tensors, found, settings.part)
+    parts = (found, *more)
+    for part in parts:
+        refuse_quantized(checkpoint, _tensors_of(part, parts, checkpoint.tensors), f"the {part.family.title}")
+        refuse_incomplete(checkpoint.name, part, checkpoint.tensors)
+    agreement = Agreement(found.family, structure)
+    layers = tuple(_decide(info, parts, settings, agreement) for info in checkpoint.tensors.values())
+    if not any(layer.action == QUANTIZE for layer in layers):
+        raise TpecError(f"In {checkpoint.name} no layer is left to quantize: check the include and exclude patterns.")
+    return Plan(checkpoint, settings, parts, layers, (*agreement.notes(), *notes))
+
+
+def part_at(parts: tuple[Detection, ...], name: str) -> Detection | None:
+    """Of the parts under whose prefix `name` lies, the one with the longest."""
+    under = [part for part in parts if name.startswith(part.prefix)]
+    return max(under, key=lambda part: len(part.prefix), default=None)
+
+
+def _detect(checkpoint: Source, settings: Settings, structure: Structure | None) -> Detection:
     wanted = settings.family
     if settings.t5xxl:
         if wanted not in ("auto", "t5xxl"):
             raise TpecError(f"--t5xxl and family '{wanted}' contradict each other: give one of them.")
         wanted = "t5xxl"
-    _refuse_quantized_metadata(checkpoint)
-    _refuse_unknown_dtypes(checkpoint)
     try:
-        found = detect(checkpoint.name, checkpoint.tensors, wanted, settings.include)
+        return detect(checkpoint.name, checkpoint.tensors, wanted, settings.include, structure)
     except TpecError:
         # A quantized file of an unknown family is better told that it is quantized.
-        _refuse_quantized(checkpoint, "")
+        refuse_quantized(checkpoint, checkpoint.tensors, "it")
         raise
-    _refuse_quantized(checkpoint, found.prefix)
-    layers = tuple(_decide(info, found, settings) for info in checkpoint.tensors.values())
-    if not any(layer.action == QUANTIZE for layer in layers):
-        raise TpecError(f"In {checkpoint.name} no layer is left to quantize: check the include and exclude patterns.")
-    return Plan(checkpoint, settings, found.family, found.prefix, found.why, layers)
-
-
-def _refuse_quantized_metadata(checkpoint: Source) -> None:
-    if "_quantization_metadata" in checkpoint.metadata:
-        raise TpecError(f"{checkpoint.name} is quantized already (its header says so): use the bf16 or fp16 original.")
 
 
 def _refuse_unknown_dtypes(checkpoint: Source) -> None:
@@ -128,41 +161,30 @@ def _refuse_unknown_dtypes(checkpoint: Source) -> None:
                             "update this program, or use a bf16 or fp16 file.")
 
 
-def _refuse_quantized(checkpoint: Source, prefix: str) -> None:
-    for name, info in checkpoint.tensors.items():
-        if not name.startswith(prefix):
-            continue
-        low = info.dtype.startswith(_LOW_BIT) or (
-            name.endswith(".weight") and len(info.shape) == 2 and info.dtype in ("I8", "U8"))
-        if low or _QUANTIZED_NAMES.search(name):
-            raise TpecError(f"{checkpoint.name} is quantized already (tensor '{name}' is {info.dtype}): quantizing it "
-                            "again would ruin it, use the bf16 or fp16 original.")
+def _tensors_of(part: Detection, parts: tuple[Detection, ...],
+                tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    return {name: info for name, info in tensors.items() if part_at(parts, name) is part}
 
 
-def _decide(info: TensorInfo, found: Detection, settings: Settings) -> LayerPlan:
-    prefix = found.prefix
-    if not info.name.startswith(prefix):
-        return LayerPlan(info, info.name, KEEP, f"not part of the {found.family.title}")
-    local = info.name[len(prefix):]
-    action, reason = _action(info, local, found.family, settings)
-    return LayerPlan(info, local, action, reason)
-
-
-def _action(info: TensorInfo, local: str, family: Family, settings: Settings) -> tuple[str, str]:
-    rule = next((rule for rule in family.rules if re.match(rule.pattern, local)
-                 and (not rule.when or getattr(settings, rule.when))), None)
-    if rule and rule.action == DROP:
-        return DROP, rule.reason
+def _decide(info: TensorInfo, parts: tuple[Detection, ...], settings: Settings, agreement: Agreement) -> LayerPlan:
+    part = part_at(parts, info.name)
+    if part is None:
+        if settings.only_part:
+            return LayerPlan(info, info.name, DROP, f"only the {parts[0].family.title} is wanted")
+        return LayerPlan(info, info.name, KEEP, f"not part of the {parts[0].family.title}")
+    local = info.name[len(part.prefix):]
+    if part.family.dropped(local):
+        return LayerPlan(info, local, DROP, part.family.dropped(local).reason)
     unfit = _unfit(info, local)
     if unfit:
-        return KEEP, unfit
+        return LayerPlan(info, local, KEEP, unfit)
     if settings.exclude and re.search(settings.exclude, info.name):
-        return KEEP, "excluded by you"
-    if settings.include and re.search(settings.include, info.name):
-        return QUANTIZE, "included by you"
-    if rule:
-        return rule.action, rule.reason
-    return KEEP, "not named by include" if family is CUSTOM else "not a layer of a block"
+        return LayerPlan(info, local, KEEP, "excluded by you")
+    included = bool(settings.include and re.search(settings.include, info.name))
+    if part.family is CUSTOM:
+        return LayerPlan(info, local, *((QUANTIZE, "included by you") if included else (KEEP, "not named by include")))
+    judge = agreement if part is parts[0] else Agreement(part.family, None)
+    return LayerPlan(info, local, *fate(local.removesuffix(".weight"), part.family, settings, included, judge))
 
 
 def _unfit(info: TensorInfo, local: str) -> str:

@@ -33,6 +33,11 @@ class LayerReport:
         """The layer's loss against round to nearest on the same metric; 1 when both are zero."""
         return self.loss / self.nearest_loss if self.nearest_loss > 0 else 1.0
 
+    @property
+    def error_ratio(self) -> float:
+        """The root of `loss_ratio`; 0 where float32 left a loss of nothing slightly below zero."""
+        return math.sqrt(max(self.loss_ratio, 0.0))
+
 
 @dataclass(frozen=True)
 class Report:
@@ -87,7 +92,7 @@ class Report:
         """One line per layer."""
         head = f"{'layer':48} {'shape':>13} {'error':>8} {'x nearest':>9} {'metric':>10}"
         rows = [f"{layer.name:48} {'x'.join(map(str, layer.shape)):>13} {layer.relative_error:8.5f} "
-                f"{math.sqrt(max(layer.loss_ratio, 0)):9.3f} {layer.metric:>10}" for layer in self.layers]
+                f"{layer.error_ratio:9.3f} {layer.metric:>10}" for layer in self.layers]
         return "\n".join([head, *rows])
 
     def text(self) -> str:

@@ -14,8 +14,10 @@ MATMULS = ("full_precision", "fp8")
 class Settings:
     """One quantization job's choices; `top_k` and `num_iter` None mean the method's own defaults.
 
-    `include` and `exclude` are regular expressions searched in tensor names; `keep_nonfinite` copies parameters that
-    hold NaN or infinite values instead of refusing the file. Raises TpecError on a bad value.
+    `include` and `exclude` are regular expressions searched in tensor names. `part` names text encoders of a full
+    checkpoint to quantize besides the diffusion model; `only_part` leaves everything else out of the result.
+    `keep_nonfinite` copies parameters that hold NaN or infinite values instead of refusing the file. Raises TpecError on
+    a bad value.
     """
 
     family: str = "auto"
@@ -29,6 +31,8 @@ class Settings:
     include: str = ""
     exclude: str = ""
     keep_nonfinite: bool = False
+    part: tuple[str, ...] = ()
+    only_part: bool = False
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)

@@ -5,24 +5,33 @@ the data it speaks of was synced. So a run that was killed can be resumed, and n
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from .errors import TpecError
 from .layout import Layout
+from .lock import OutputLock
+from .replace import disk_errors, put_in_place
 
-_SYNC_BYTES = 256 << 20
+#: A journal syncs the data after so many bytes or seconds.
+SYNC_BYTES = 256 << 20
 _SYNC_SECONDS = 5.0
 _EAGER_BYTES = 1 << 20
 
 
 def partial_path(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
+
+
+def output_lock(output: Path) -> OutputLock:
+    """The lock that a run holds while it works on `output`; not yet acquired."""
+    partial = partial_path(output)
+    return OutputLock(partial.with_name(f"{partial.name}.lock"), output)
 
 
 def journal_paths(output: Path) -> list[Path]:
@@ -42,18 +51,20 @@ def job_digest(layout: Layout, identity: dict[str, object], recipe: dict[str, ob
 
 def create(output: Path, layout: Layout) -> None:
     """Make a fresh spool file of full size with header and constants. Raises TpecError when the disk is too small."""
-    discard(output)
-    free = shutil.disk_usage(output.parent).free
+    with disk_errors(output):
+        discard(output)
+        free = shutil.disk_usage(output.parent).free
     if free < layout.nbytes:
         raise TpecError(f"The disk of {output.parent} has {free / 1e9:.2f} GB free and the result needs "
                         f"{layout.nbytes / 1e9:.2f} GB: make room or choose another folder.")
     try:
-        with SpoolFile(output, layout) as spool:
+        with SpoolFile(output, layout, fresh=True) as spool:
             spool.allocate()
             for name, content in layout.constants.items():
                 spool.write(name, content)
     except BaseException:
-        discard(output)
+        with contextlib.suppress(OSError):
+            discard(output)
         raise
 
 
@@ -63,37 +74,25 @@ def discard(output: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def finish(output: Path) -> None:
-    """Make the spool file durable and give it the output's name in one step."""
-    partial = partial_path(output)
-    with open(partial, "r+b") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, output)
-    sync_folder(output.parent)
-    for path in journal_paths(output):
-        path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system can (not on Windows)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def finish(output: Path, overwrite: bool = True) -> None:
+    """Make the spool file durable and give it the output's name in one step. Raises TpecError; the file stays then."""
+    with disk_errors(output):
+        put_in_place(partial_path(output), output, overwrite)
+    with contextlib.suppress(OSError):  # the result is there; a journal without its file means nothing
+        for path in journal_paths(output):
+            path.unlink(missing_ok=True)
 
 
 class SpoolFile:
     """One writer's handle to the spool file; several may write different tensors at once."""
 
-    def __init__(self, output: Path, layout: Layout) -> None:
+    def __init__(self, output: Path, layout: Layout, fresh: bool = False) -> None:
+        """`fresh` makes the file, which must not be there yet; otherwise it must."""
         self._output = output
         self._layout = layout
-        partial = partial_path(output)
-        with _disk_errors(output):
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-            self._file = os.fdopen(os.open(partial, flags, 0o644), "r+b", buffering=0)
+        flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if fresh else 0) | getattr(os, "O_BINARY", 0)
+        with disk_errors(output):
+            self._file = os.fdopen(os.open(partial_path(output), flags, 0o644), "r+b", buffering=0)
 
     def __enter__(self) -> "SpoolFile":
         return self
@@ -105,17 +104,21 @@ class SpoolFile:
         self._file.close()
 
     def allocate(self) -> None:
-        with _disk_errors(self._output):
+        with disk_errors(self._output):
             self._file.truncate(self._layout.nbytes)
             self._put(0, self._layout.header)
 
     def write(self, name: str, data: bytes | memoryview, offset: int = 0) -> None:
-        """Write bytes of tensor `name` from `offset` within it."""
-        with _disk_errors(self._output):
-            self._put(self._layout.entries[name].start + offset, data)
+        """Write bytes of tensor `name` from `offset` within it. Raises TpecError for a place outside the tensor."""
+        entry = self._layout.entries[name]
+        if offset < 0 or offset + memoryview(data).nbytes > entry.nbytes:
+            raise TpecError(f"Tensor '{name}' would be written outside its place in {self._output.name}: this is a "
+                            "fault of the program, report it please.")
+        with disk_errors(self._output):
+            self._put(entry.start + offset, data)
 
     def sync(self) -> None:
-        with _disk_errors(self._output):
+        with disk_errors(self._output):
             os.fsync(self._file.fileno())
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -138,14 +141,16 @@ class Journal:
     would be unreadable together with it.
     """
 
-    def __init__(self, output: Path, digest: str, lane: int, spool: SpoolFile) -> None:
+    def __init__(self, output: Path, digest: str, lane: int, spool: SpoolFile, sync_bytes: int = SYNC_BYTES) -> None:
+        """`sync_bytes` of finished tensors are synced and noted at once."""
         self._spool = spool
+        self._sync_bytes = sync_bytes
         self._output = output
         self._pending: list[str] = []
         self._bytes = 0
         self._synced = time.monotonic()
         path = partial_path(output)
-        with _disk_errors(output):
+        with disk_errors(output):
             path = path.with_name(f"{path.name}.journal{lane}")
             self._file = open(path, "a", encoding="ascii")
             self._file.truncate(_whole_lines(path)[1])
@@ -154,13 +159,13 @@ class Journal:
     def record(self, name: str, nbytes: int, facts: dict[str, object] | None = None) -> None:
         self._pending.append(json.dumps({"done": name, "facts": facts}))
         self._bytes += nbytes
-        if self._bytes >= _SYNC_BYTES or time.monotonic() - self._synced > _SYNC_SECONDS:
+        if self._bytes >= self._sync_bytes or time.monotonic() - self._synced > _SYNC_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Sync the data, then the lines that say it is there."""
         self._spool.sync()
-        with _disk_errors(self._output):
+        with disk_errors(self._output):
             self._file.write("".join(line + "\n" for line in self._pending))
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -201,7 +206,7 @@ def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, o
     return done
 
 
-def _whole_lines(path: Path) -> tuple[list[dict[str, object]], int]:
+def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The journal's lines up to one that a crash has cut or garbled, and the number of bytes they take."""
     lines, nbytes = [], 0
     for line in path.read_bytes().splitlines(keepends=True):
@@ -209,33 +214,17 @@ def _whole_lines(path: Path) -> tuple[list[dict[str, object]], int]:
             fields = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             break
-        if not isinstance(fields, dict):
+        if not _is_line(fields):
             break
         lines.append(fields)
         nbytes += len(line)
     return lines, nbytes
 
 
-class _disk_errors:  # noqa: N801 - used as a statement
-    """Turn a full or failing disk into one sentence."""
-
-    def __init__(self, output: Path) -> None:
-        self._output = output
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise TpecError(disk_fault(error, self._output)) from None
-
-
-def disk_fault(error: OSError, output: Path) -> str:
-    """The sentence for what kept `output` from being written."""
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return (f"The disk of {output.parent} is full: make room or choose another folder; nothing was written as "
-                f"{output.name}.")
-    if error.errno == errno.EFBIG:
-        return (f"The disk of {output.parent} takes no file of the size of {output.name} (FAT32 ends at 4 GB): "
-                "choose a folder on another disk.")
-    return f"{output} cannot be written: {error.strerror}."
+def _is_line(fields: object) -> bool:
+    """Whether this is what `Journal` writes: a job, or a finished tensor with its facts."""
+    if not isinstance(fields, dict):
+        return False
+    if "done" in fields:
+        return isinstance(fields["done"], str) and isinstance(fields.get("facts", 0), dict | None)
+    return "job" in fields

@@ -11,9 +11,10 @@ import torch
 from .checkpoint import Checkpoint, Reader, open_checkpoint
 from .dtypes import FLOATS
 from .explain import mean_length
+from .families import never_read
 from .finite import holds_nonfinite, nonfinite_note
 from .grid import WORST_ERROR
-from .layout import CALIBRATED_KEY
+from .layout import CALIBRATED_KEY, DROPPED, RECIPE_KEY
 from .origin import GraphOrigin, origin_of
 
 #: A corrected bias may ask for a mean input this much longer than the recorded one: it was computed in float32.
@@ -84,9 +85,10 @@ def verify(original: Path | str, quantized: Path | str) -> VerifyResult:
     with Reader(source) as before, Reader(result) as after:
         files = _Files(source, result, before, after, _header_layers(result, outcome),
                        _calibrated_layers(result, outcome), outcome)
+        dropped = _dropped(source, result, outcome)
         for name, info in source.tensors.items():
             if name not in result.tensors:
-                if not _may_be_dropped(name):
+                if name not in dropped:
                     files.fault(f"{name} is missing.")
             elif result.tensors[name].shape != info.shape:
                 files.fault(f"{name} has shape {result.tensors[name].shape} instead of {info.shape}.")
@@ -100,8 +102,21 @@ def verify(original: Path | str, quantized: Path | str) -> VerifyResult:
     return outcome
 
 
-def _may_be_dropped(name: str) -> bool:
-    return name.startswith(("decoder.", "lm_head."))
+def _dropped(source: Checkpoint, result: Checkpoint, outcome: VerifyResult) -> frozenset[str]:
+    """The tensors that were left out on purpose: the result's header lists them.
+
+    Files of other programs, and of versions before that list, say nothing; there only what ComfyUI never reads of the
+    original's family (a T5's decoder) may be absent.
+    """
+    try:
+        recipe = json.loads(result.metadata.get(RECIPE_KEY, "{}"))
+        if DROPPED in recipe:
+            return frozenset(map(str, recipe[DROPPED]))
+        family = recipe.get("family")
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        outcome.faults.append(f"The header's {RECIPE_KEY} cannot be read.")
+        return frozenset()
+    return never_read(source.tensors, family)
 
 
 def _header_layers(result: Checkpoint, outcome: VerifyResult) -> dict[str, object] | None:

@@ -1,10 +1,12 @@
 """Nodes for the tests alone: stored conditioning instead of a text encoder of several gigabytes."""
 
 import json
+import logging
 import threading
 from pathlib import Path
 
 import comfy.model_management as management
+import comfy.patcher_extension
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -29,15 +31,17 @@ class TestStoredConditioning(io.ComfyNode):
                 io.Int.Input("first", default=0, min=0),
                 io.Int.Input("count", default=1, min=1),
                 io.Boolean.Input("empty", default=False, tooltip="Zeros of the same shape: the negative."),
+                io.Int.Input("tokens", default=0, optional=True, tooltip="Only so many tokens; 0 for all."),
             ],
             outputs=[io.Conditioning.Output()],
         )
 
     @classmethod
-    def execute(cls, filename: str, first: int, count: int, empty: bool) -> io.NodeOutput:
+    def execute(cls, filename: str, first: int, count: int, empty: bool, tokens: int = 0) -> io.NodeOutput:
         path = Path(folder_paths.get_input_directory(), Path(filename).name)
         with safe_open(path, "pt") as file:
             context = file.get_slice("context")[first : first + count].float()
+            context = context[:, : tokens or None]
             pooled = file.get_slice("pooled")[first : first + count].float()
         if empty:
             context, pooled = context * 0, pooled * 0
@@ -87,6 +91,28 @@ class TestFreeMemory(io.ComfyNode):
     def execute(cls, model, megabytes: int) -> io.NodeOutput:
         management.get_free_memory = (lambda *_, **__: megabytes << 20) if megabytes else _get_free_memory
         return io.NodeOutput(model)
+
+
+class TestLogEvaluations(io.ComfyNode):
+    """The model, which from here on logs each evaluation of its network: which sides of the guidance, and how."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestLogEvaluations", category="tests", inputs=[io.Model.Input("model")],
+                         outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        def log(executor, *arguments, **named):
+            found = [value for value in (*arguments, *named.values()) if isinstance(value, dict)]
+            sides = next(options["cond_or_uncond"] for options in found if "cond_or_uncond" in options)
+            way = "backward" if torch.is_grad_enabled() else "forward"
+            logging.info("TEST evaluation %s of %s", way, "+".join(map(str, sorted(sides))))
+            return executor(*arguments, **named)
+
+        watched = model.clone()
+        watched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "test", log)
+        return io.NodeOutput(watched)
 
 
 class TestSaveConditioning(io.ComfyNode):
@@ -178,8 +204,8 @@ class TestUnbakedChanges(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestStoredConditioning, TestSmallTextEncoder, TestFreeMemory, TestSaveConditioning,
-                TestBakedWeights, TestUnbakedChanges]
+        return [TestStoredConditioning, TestSmallTextEncoder, TestFreeMemory, TestLogEvaluations,
+                TestSaveConditioning, TestBakedWeights, TestUnbakedChanges]
 
 
 async def comfy_entrypoint() -> Extension:

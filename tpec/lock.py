@@ -102,9 +102,7 @@ class OutputLock:
             return None
         try:
             if self._holds(handle, fresh):
-                os.ftruncate(handle, 0)
-                os.lseek(handle, 0, os.SEEK_SET)
-                os.write(handle, json.dumps(_myself()).encode())
+                _sign(handle)
                 kept, handle = handle, None
                 return kept
             return None
@@ -150,8 +148,13 @@ def _is_named(handle: int, path: Path) -> bool:
         return False
 
 
-def _myself() -> dict[str, object]:
-    return {"process": os.getpid(), "host": socket.gethostname()}
+def _sign(handle: int) -> None:
+    """Write who holds the lock. It is held without that, too: a full disk is for the result to complain about."""
+    owner = {"process": os.getpid(), "host": socket.gethostname()}
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, json.dumps(owner).encode())
 
 
 def _owner(handle: int) -> dict[str, object] | None:

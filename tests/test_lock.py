@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from samples import names_in, python
+from samples import names_in, python, small_disk
 
 from tpec.errors import TpecError
 from tpec.lock import OutputLock, lock_file
@@ -135,3 +135,15 @@ def test_replaced_working_file_is_noticed(tmp_path: Path) -> None:
             working.write_text("theirs")
             with pytest.raises(TpecError, match="another run replaced the working file"):
                 lock.confirm()
+
+
+def test_full_disk_keeps_no_lock_file(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        with open(disk / "filler", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+        with make(disk) as lock, make(disk) as other:
+            lock.acquire()
+            with pytest.raises(TpecError, match="another run is writing this output: wait"):
+                other.acquire()
+        assert names_in(disk) == {"filler"}

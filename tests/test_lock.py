@@ -35,9 +35,11 @@ def make(folder: Path, lock: Callable[[int], bool | None] = lock_file) -> Output
 def test_one_holds_it_and_the_other_is_told_who(tmp_path: Path, lock: Callable[[int], bool | None]) -> None:
     with make(tmp_path, lock) as first, make(tmp_path, lock) as second:
         first.acquire()
+        assert first.held
         assert names_in(tmp_path) == {"q.lock"}
         with pytest.raises(TpecError, match=rf"another run is writing this output \(process {os.getpid()} on"):
             second.acquire()
+        assert not second.held
         second.release()
         assert names_in(tmp_path) == {"q.lock"}, "who does not hold it must not remove it"
         first.release()

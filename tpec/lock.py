@@ -54,6 +54,11 @@ class OutputLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    @property
+    def held(self) -> bool:
+        """Whether the output is this run's own: only then may its working file be removed."""
+        return self._handle is not None
+
     def acquire(self) -> None:
         """Raises TpecError when another run, in this process or elsewhere, writes the output."""
         with disk_errors(self._output):

@@ -73,7 +73,7 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
                 spool.finish(output, overwrite)
             world.share(None)
         except BaseException:
-            if world.rank == 0 and not resume and lock.unchanged():
+            if lock.held and not resume and lock.unchanged():
                 with contextlib.suppress(OSError):
                     spool.discard(output)
             raise

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -121,7 +122,7 @@ def _write(path: Path, groups: list[_Group], metadata: dict[str, str], on_part: 
         os.fsync(file.fileno())
 
 
-def _table(text: str) -> dict[str, object]:
+def _table(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError("a table is missing")

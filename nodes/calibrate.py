@@ -64,11 +64,11 @@ class TPECCalibrate(io.ComfyNode):
         layers = linear_layers(model.model.diffusion_model)
         refuse_quantized(layers)
         progress = NodeProgress(cls.hidden.unique_id)
+        size = size_of(model) if latent_image is None else None
+        latent = latent_image if size is None else empty_latent(model, size)
         lines = _lines(model, prompts, how.runs) if positive is None else []
         runs = max(how.runs, len(lines))
         given = make_conditionings(clip, lines, positive, negative, progress.counted("prompt"))
-        size = size_of(model) if latent_image is None else None
-        latent = latent_image if size is None else empty_latent(model, size)
         plan = plan_for(layers, model, how.sensitivity)
         bar = Progress(model, cls.hidden.unique_id, len(plan.passes) * runs * how.steps)
 

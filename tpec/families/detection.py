@@ -8,7 +8,7 @@ from ..header import TensorInfo
 from ..structure import Structure
 from .completeness import missing, readable
 from .family import Family, Key, find, pattern, spelled
-from .refusals import adapters, refusal
+from .refusals import adapters, controlnet, refusal
 from .table import (
     CUSTOM,
     DIFFUSION,
@@ -46,7 +46,7 @@ def detect(name: str, tensors: Tensors, wanted: str, include: str, structure: St
         raise TpecError(f"There is no family '{wanted}': it must be one of {', '.join(family_names())}.")
     found = _search(tensors, wanted)
     names = tensors if found is None else [n for n in tensors if n.startswith(found.prefix)]
-    sentence = adapters(names)
+    sentence = adapters(names) or controlnet(names)
     if sentence:
         raise TpecError(f"{name} cannot be quantized: {sentence}.")
     if found is not None:
@@ -139,9 +139,9 @@ def _unrecognised(name: str, tensors: Tensors, wanted: str, include: str, struct
     if include:
         return Detection(CUSTOM, _common_prefix(tensors), "unknown layout, only the layers named by include")
     _refuse_fragment(name, tensors)
-    raise TpecError(f"{name} has a layout that is not known here (its keys are {_sample(tensors)}; known are "
-                    f"{', '.join(family.title for family in FAMILIES.values())}): nothing was written. If you know "
-                    "which layers are safe, name them with include.")
+    raise TpecError(f"{name} has a layout that is not known here (its keys are {_sample(tensors)}; docs/families.md "
+                    "lists the known ones): nothing was written. If you know which layers are safe, name them with "
+                    "include.")
 
 
 def _generic(tensors: Tensors, structure: Structure) -> Detection:
@@ -166,13 +166,26 @@ def _refuse_fragment(name: str, tensors: Tensors) -> None:
         part = part_of(tensors, prefix)
         modules = [tensor.removesuffix(".weight") for tensor, info in part.items()
                    if tensor.endswith(".weight") and len(info.shape) == 2]
-        for family in DIFFUSION if modules else ():
-            blocks = [module for module in modules if family.in_block(module) and family.is_linear(module)]
-            lack = next((need for need in family.needs if not _has(need, part)), None)
-            if lack and len(blocks) > len(modules) / 2:
-                lost = readable(lack[0].name if isinstance(lack, tuple) else lack.name)
-                raise TpecError(f"{name} looks like a part of a {family.title} (it holds {prefix}{blocks[0]}), but "
-                                f"{prefix}{lost} is missing. {_SPLIT}")
+        family = _closest(modules, part)
+        if family is not None:
+            held = next(module for module in modules if family.in_block(module))
+            lost = next(_example(need) for need in family.needs if not _has(need, part))
+            raise TpecError(f"{name} looks like a part of a {family.title} (it holds {prefix}{held}), but "
+                            f"{prefix}{lost} is missing. {_SPLIT}")
+
+
+def _closest(modules: list[str], part: Tensors) -> Family | None:
+    """The family that knows most of the Linears, if it knows most and has blocks among them."""
+    known = {family.name: sum(map(family.is_linear, modules)) for family in DIFFUSION}
+    likely = [family for family in DIFFUSION if known[family.name] > len(modules) / 2
+              and any(family.in_block(module) and family.is_linear(module) for module in modules)
+              and not all(_has(need, part) for need in family.needs)]
+    return max(likely, key=lambda family: (known[family.name], sum(_has(need, part) for need in family.needs)),
+               default=None)
+
+
+def _example(need: Key | tuple[Key, ...]) -> str:
+    return readable(need[0].name if isinstance(need, tuple) else need.name)
 
 
 def _sample(tensors: Tensors) -> str:

@@ -17,7 +17,8 @@ from tpec.settings import Settings
 from tpec.structure import Structure
 
 MODELS = read(DATA / "diffusion.txt")
-ENCODERS = {f"{name}, encoder": model for name, model in read(DATA / "encoders.txt").items() if model.facts["te"] != "none"}
+ENCODERS = {f"{name}, encoder": model for name, model in read(DATA / "encoders.txt").items()
+            if model.facts["te"] != "none"}
 LOADERS = read(DATA / "loaders.txt")
 #: No diffusion models: refused by name.
 OTHER_CLASSES = {"DepthAnything3", "RT_DETR_v4", "SAM3", "SAM31"}
@@ -199,3 +200,10 @@ def test_a_part_whose_scales_comfyui_ignores_stays_with_a_sentence() -> None:
     plan = make_plan(checkpoint(tensors), Settings(part=("t5xxl",)))
     assert "t5xxl stays as it is: ComfyUI applies no FP8 scales to the T5 inside PixArt" in plan.summary()
     assert not [layer for layer in plan.of("quantize") if "t5xxl" in layer.name]
+
+
+def test_the_document_is_current() -> None:
+    """`python -m benchmarks.families_doc` makes it from the table."""
+    from benchmarks.families_doc import TARGET, document
+
+    assert TARGET.read_text("utf-8") == document()

@@ -156,7 +156,7 @@ def _refuse_foreign_prefix(name: str, tensors: Tensors) -> None:
     for prefix in FOREIGN_PREFIXES:
         family = recognise(part_of(tensors, prefix), DIFFUSION)
         if family is not None:
-            raise TpecError(f"{name} is a {family.title} whose tensors are named '{prefix}...', and ComfyUI does not "
+            raise TpecError(f"{name} is a {family.title} whose tensors are named '{prefix}*', and ComfyUI does not "
                             "take that prefix off: rename them, or use a file in ComfyUI's layout.")
 
 
@@ -166,22 +166,24 @@ def _refuse_fragment(name: str, tensors: Tensors) -> None:
         part = part_of(tensors, prefix)
         modules = [tensor.removesuffix(".weight") for tensor, info in part.items()
                    if tensor.endswith(".weight") and len(info.shape) == 2]
-        family = _closest(modules, part)
-        if family is not None:
-            held = next(module for module in modules if family.in_block(module))
-            lost = next(_example(need) for need in family.needs if not _has(need, part))
-            raise TpecError(f"{name} looks like a part of a {family.title} (it holds {prefix}{held}), but "
-                            f"{prefix}{lost} is missing. {_SPLIT}")
+        families = _closest(modules, part)
+        if families:
+            held = next(module for module in modules if families[0].in_block(module))
+            lost = [_example(next(need for need in family.needs if not _has(need, part))) for family in families]
+            titles = " or ".join(family.title for family in families)
+            raise TpecError(f"{name} looks like a part of a {titles} (it holds {prefix}{held}), but "
+                            f"{prefix}{' or '.join(dict.fromkeys(lost))} is missing. {_SPLIT}")
 
 
-def _closest(modules: list[str], part: Tensors) -> Family | None:
-    """The family that knows most of the Linears, if it knows most and has blocks among them."""
-    known = {family.name: sum(map(family.is_linear, modules)) for family in DIFFUSION}
-    likely = [family for family in DIFFUSION if known[family.name] > len(modules) / 2
-              and any(family.in_block(module) and family.is_linear(module) for module in modules)
-              and not all(_has(need, part) for need in family.needs)]
-    return max(likely, key=lambda family: (known[family.name], sum(_has(need, part) for need in family.needs)),
-               default=None)
+def _closest(modules: list[str], part: Tensors) -> list[Family]:
+    """The families that know most of the Linears and have most of what tells them; two if nothing sets them apart."""
+    scores = {}
+    for family in DIFFUSION:
+        known = [module for module in modules if family.is_linear(module)]
+        needs = [_has(need, part) for need in family.needs]
+        if len(known) > len(modules) / 2 and any(map(family.in_block, known)) and not all(needs):
+            scores[family] = (len(known), sum(needs))
+    return [family for family, score in scores.items() if score == max(scores.values())][:2]
 
 
 def _example(need: Key | tuple[Key, ...]) -> str:

@@ -152,7 +152,7 @@ def test_a_model_with_something_missing_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "model.model.", "net.", "model."])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "net."])
 def test_prefixes(name: str, prefix: str) -> None:
     tensors = checkpoint(shapes(MODELS[name], prefix)).tensors
     found = detect("m", tensors, "auto", "")

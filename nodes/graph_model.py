@@ -15,6 +15,7 @@ from ..tpec.origin import GraphOrigin
 from ..tpec.source import ComputedModel, describe_tensors
 from .baking import Computation, baked_shape, computation, original, refuse_quantized, room_for, saved_names
 from .handles import CheckpointHandle
+from .structure import structure_of
 
 #: A name per loaded model of this process, which no later one gets.
 _models: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
@@ -38,7 +39,7 @@ def graph_model(patcher) -> CheckpointHandle:
         name, describe_tensors(f"the {origin.model} in the graph", tensors), _key(patcher),
         partial(_opened, weakref.ref(patcher), name), origin.recipe(),
         (f"made from {origin.text()}", *unbaked(patcher)))
-    return CheckpointHandle(model, "auto", patcher=patcher)
+    return CheckpointHandle(model, "auto", structure_of(model.tensors, model.metadata), patcher)
 
 
 def baking_room(handle: CheckpointHandle) -> dict[torch.device, int]:

@@ -10,6 +10,7 @@ from ..tpec.errors import TpecError
 from ..tpec.report import Report
 from ..tpec.settings import Settings
 from ..tpec.source import Source
+from ..tpec.structure import Structure
 
 CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
 CALIBRATION = io.Custom("TPEC_CALIBRATION")
@@ -20,7 +21,8 @@ CATEGORY = "TPEC FP8"
 
 @dataclass(frozen=True)
 class CheckpointHandle:
-    """What to quantize and the family the user chose.
+    """What to quantize, the family the user chose, and what this ComfyUI would build from it (None: nothing).
+
 
     `patcher` is the MODEL of the graph that it describes, None for a file. ComfyUI looks for an attribute of that name:
     its cache then treats the handle as it treats the MODEL.
@@ -28,6 +30,7 @@ class CheckpointHandle:
 
     checkpoint: Source
     family: str
+    structure: Structure | None = None
     patcher: Any = field(default=None, repr=False, compare=False)
 
     def lasting(self) -> "CheckpointHandle":

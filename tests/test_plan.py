@@ -257,6 +257,7 @@ def test_only_part_leaves_the_rest_out(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, FULL, only_part=True)
     assert plan.kind == "diffusion_models"
     assert names(plan, "drop") == {name for name in FULL if not name.startswith("model.diffusion_model.")}
+    refused("cannot be written alone", tmp_path, FULL, only_part=True, t5xxl=True)
 
 
 def structure_of(*more: str, name: str = "Flux", without: str = "-") -> Structure:

@@ -16,8 +16,8 @@ class Settings:
 
     `include` and `exclude` are regular expressions searched in tensor names. `part` names text encoders of a full
     checkpoint to quantize besides the diffusion model; `only_part` leaves everything else out of the result.
-    `keep_nonfinite` copies parameters that hold NaN or infinite values instead of refusing the file. Raises TpecError on
-    a bad value.
+    `keep_nonfinite` copies parameters that hold NaN or infinite values instead of refusing the file.
+    Raises TpecError on a bad value.
     """
 
     family: str = "auto"

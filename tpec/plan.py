@@ -123,8 +123,8 @@ def make_plan(checkpoint: Checkpoint, settings: Settings, structure: Structure |
     _refuse_unknown_dtypes(checkpoint)
     found = _detect(checkpoint, settings, structure)
     if settings.only_part and found.prefix and found.family.kind == "text_encoders":
-        raise TpecError(f"The {found.family.title} of {checkpoint.name} cannot be written alone: ComfyUI would not find "
-                        f"it under '{found.prefix}'. only_part is for the diffusion model.")
+        raise TpecError(f"The {found.family.title} of {checkpoint.name} cannot be written alone: ComfyUI would not "
+                        f"find it under '{found.prefix}'. only_part is for the diffusion model.")
     more, notes = choose_parts(checkpoint.name, checkpoint.tensors, found, settings.part)
     parts = (found, *more)
     for part in parts:

@@ -1,14 +1,16 @@
 """Facts about ComfyUI's models: names, shapes and kinds of all tensors, collapsed over numbered blocks in tests/data.
 
 A data file is lines of text. `[name]` starts a model, `key = value` lines say what is known about it, all others are
-`name shape kind`: the name with `{0-18}` where blocks are numbered, the shape as `9216x3072` (`-` for a scalar), the kind
+`name shape kind`: the name with `{0-18}` where blocks are numbered, the shape as `9216x3072` (`-` for a scalar), the
+kind
 of module that owns the tensor:
     linear      ComfyUI's Linear: the only weights (with the next two) whose scales ComfyUI honours
     embedding   ComfyUI's Embedding
     experts     ComfyUI's stack of experts [experts, out, in]
     conv, norm, parameter, buffer, torch_linear, torch_embedding, other: everything that must stay as it is
     changed     split or rearranged by ComfyUI when it loads the file
-`+bias` behind a weight's name stands for a second tensor `.bias` with the weight's first size. `like = other` takes over
+`+bias` behind a weight's name stands for a second tensor `.bias` with the weight's first size. `like = other` takes
+over
 the lines of an earlier model; `- line` then takes one of them away.
 """
 

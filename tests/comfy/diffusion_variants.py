@@ -1,7 +1,9 @@
 """The published diffusion models at their real sizes, as the configurations that ComfyUI's detection returns for them.
 
-Sizes: the models' public configurations, ComfyUI's own class defaults and the constants in its detection. Every entry is
-proved by building it, giving its shapes back to ComfyUI's detection, and building what that says: see build_inventory.py.
+Sizes: the models' public configurations, ComfyUI's own class defaults and the constants in its detection. Every entry
+is
+proved by building it, giving its shapes back to ComfyUI's detection, and building what that says: see
+build_inventory.py.
 """
 
 import json
@@ -15,7 +17,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Variant:
-    """One published layout: the class that ComfyUI must recognise, how to build it, how its file differs from the modules."""
+    """One published layout: the class that ComfyUI must recognise, how to build it, how its file differs from the
+    modules."""
 
     name: str
     model_class: str
@@ -24,7 +27,8 @@ class Variant:
     markers: tuple[str, ...] = ()           # empty tensors that only say something: __x0__
     beside: Shapes = field(default_factory=dict)     # tensors outside the diffusion model that detection asks for
     rename: Callable[[str], str] | None = None       # module's name -> the published file's
-    merge: tuple[str, tuple[str, ...], str] | None = None   # regex of a merged tensor's parts, their order, the merged name
+    merge: tuple[str, tuple[str, ...],
+                 str] | None = None   # regex of a merged tensor's parts, their order, the merged name
     device: str = "meta"                    # cpu where a constructor reads values; its weights are never touched
     note: str = ""
 
@@ -90,17 +94,21 @@ UNETS = [
     Variant("sd21-unclip-l", "SD21UnclipL", unet(320, 1024, 4, *SD, adm=1536)),
     Variant("sd21-unclip-h", "SD21UnclipH", unet(320, 1024, 4, *SD, adm=2048)),
     Variant("lotus-d", "LotusD", unet(320, 1024, 4, *SD, adm=4)),
-    Variant("sd-x4-upscaler", "SD_X4Upscaler", unet(256, 1024, 7, [0, 0] + [1] * 6, [1] * 9 + [0] * 3, [1, 2, 2, 4], 1)),
+    Variant("sd-x4-upscaler", "SD_X4Upscaler", unet(256, 1024, 7, [0, 0] + [1] * 6, [1] * 9 + [0] * 3, [1, 2, 2, 4],
+                                                    1)),
     Variant("sdxl-refiner", "SDXLRefiner", unet(384, 1280, 4, [0, 0, 4, 4, 4, 4, 0, 0],
                                                 [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0], [1, 2, 4, 4], 4, adm=2560)),
     Variant("sdxl", "SDXL", unet(320, 2048, 4, *XL, adm=2816)),
     Variant("sdxl-inpaint", "SDXL", unet(320, 2048, 9, *XL, adm=2816)),
     Variant("sdxl-instructpix2pix", "SDXL_instructpix2pix", unet(320, 2048, 8, *XL, adm=2816)),
-    Variant("ssd-1b", "SSD1B", unet(320, 2048, 4, [0, 0, 2, 2, 4, 4], [0, 0, 0, 1, 1, 2, 10, 4, 4], [1, 2, 4], -1, adm=2816)),
+    Variant("ssd-1b", "SSD1B", unet(320, 2048, 4, [0, 0, 2, 2, 4, 4], [0, 0, 0, 1, 1, 2, 10, 4, 4], [1, 2, 4], -1,
+                                    adm=2816)),
     Variant("segmind-vega", "Segmind_Vega", unet(320, 2048, 4, [0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1, 2, 2, 2],
                                                  [1, 2, 4], -1, adm=2816)),
-    Variant("koala-700m", "KOALA_700M", unet(320, 2048, 4, [0, 2, 5], [0, 0, 2, 2, 5, 5], [1, 2, 4], -2, adm=2816, blocks=1)),
-    Variant("koala-1b", "KOALA_1B", unet(320, 2048, 4, [0, 2, 6], [0, 0, 2, 2, 6, 6], [1, 2, 4], 6, adm=2816, blocks=1)),
+    Variant("koala-700m", "KOALA_700M", unet(320, 2048, 4, [0, 2, 5], [0, 0, 2, 2, 5, 5], [1, 2, 4], -2, adm=2816,
+                                             blocks=1)),
+    Variant("koala-1b", "KOALA_1B", unet(320, 2048, 4, [0, 2, 6], [0, 0, 2, 2, 6, 6], [1, 2, 4], 6, adm=2816,
+                                         blocks=1)),
     Variant("svd", "SVD_img2vid", unet(320, 1024, 8, *SD, adm=768, **VIDEO)),
     Variant("sv3d-u", "SV3D_u", unet(320, 1024, 8, *SD, adm=256, **VIDEO)),
     Variant("sv3d-p", "SV3D_p", unet(320, 1024, 8, *SD, adm=1280, **VIDEO)),
@@ -125,7 +133,8 @@ CASCADE = [
 
 def sd3(depth: int, side: int, **more: Any) -> dict[str, Any]:
     return {"in_channels": 16, "patch_size": 2, "out_channels": 16, "depth": depth, "input_size": None,
-            "adm_in_channels": 2048, "num_patches": side * side, "pos_embed_max_size": side, "pos_embed_scaling_factor": None,
+            "adm_in_channels": 2048, "num_patches": side * side, "pos_embed_max_size": side,
+            "pos_embed_scaling_factor": None,
             "context_embedder_config": {"target": "torch.nn.Linear",
                                         "params": {"in_features": 4096, "out_features": 64 * depth}},
             "x_block_self_attn_layers": []} | more
@@ -134,12 +143,14 @@ def sd3(depth: int, side: int, **more: Any) -> dict[str, Any]:
 def flux(depth: int = 19, single: int = 38, into: int = 16, context: int = 4096, **more: Any) -> dict[str, Any]:
     return {"image_model": "flux", "axes_dim": [16, 56, 56], "num_heads": 24, "mlp_ratio": 4.0, "theta": 10000,
             "out_channels": 16, "qkv_bias": True, "txt_ids_dims": [], "in_channels": into, "hidden_size": 3072,
-            "context_in_dim": context, "patch_size": 2, "vec_in_dim": 768, "depth": depth, "depth_single_blocks": single,
+            "context_in_dim": context, "patch_size": 2, "vec_in_dim": 768, "depth": depth,
+            "depth_single_blocks": single,
             "guidance_embed": True, "yak_mlp": False, "txt_norm": False} | more
 
 
 def flux2(hidden: int, depth: int, single: int, context: int, guidance: bool) -> dict[str, Any]:
-    return {"image_model": "flux2", "axes_dim": [32, 32, 32, 32], "num_heads": hidden // 128, "mlp_ratio": 3.0, "theta": 2000,
+    return {"image_model": "flux2", "axes_dim": [32, 32, 32, 32], "num_heads": hidden // 128, "mlp_ratio": 3.0,
+            "theta": 2000,
             "out_channels": 128, "global_modulation": True, "mlp_silu_act": True, "qkv_bias": False, "ops_bias": False,
             "default_ref_method": "index", "ref_index_scale": 10.0, "txt_ids_dims": [3], "in_channels": 128,
             "hidden_size": hidden, "context_in_dim": context, "patch_size": 1, "vec_in_dim": None, "depth": depth,
@@ -149,7 +160,8 @@ def flux2(hidden: int, depth: int, single: int, context: int, guidance: bool) ->
 def chroma(**more: Any) -> dict[str, Any]:
     return {"image_model": "chroma", "axes_dim": [16, 56, 56], "num_heads": 24, "mlp_ratio": 4.0, "theta": 10000,
             "qkv_bias": True, "txt_ids_dims": [], "hidden_size": 3072, "context_in_dim": 4096, "patch_size": 2,
-            "vec_in_dim": None, "depth": 19, "depth_single_blocks": 38, "in_channels": 64, "out_channels": 64, "in_dim": 64,
+            "vec_in_dim": None, "depth": 19, "depth_single_blocks": 38, "in_channels": 64, "out_channels": 64,
+            "in_dim": 64,
             "out_dim": 3072, "hidden_dim": 5120, "n_layers": 5} | more
 
 
@@ -161,7 +173,8 @@ def radiance(head: str, **more: Any) -> dict[str, Any]:
 
 
 def lumina(dim: int, layers: int, cap: int, **more: Any) -> dict[str, Any]:
-    return {"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": dim, "cap_feat_dim": cap, "n_layers": layers,
+    return {"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": dim, "cap_feat_dim": cap,
+            "n_layers": layers,
             "qk_norm": True, "n_heads": 24, "n_kv_heads": 8, "axes_dims": [32, 32, 32], "axes_lens": [300, 512, 512],
             "rope_theta": 10000.0, "ffn_dim_multiplier": 4.0} | more
 
@@ -187,7 +200,8 @@ def hydit(model: str, **more: Any) -> dict[str, Any]:
 
 def pixart(model: str, length: int, latent: int, micro: bool) -> dict[str, Any]:
     return {"image_model": model, "num_heads": 16, "patch_size": 2, "hidden_size": 1152, "in_channels": 4, "depth": 28,
-            "model_max_length": length, "input_size": latent, "pe_interpolation": latent // 64, "micro_condition": micro}
+            "model_max_length": length, "input_size": latent, "pe_interpolation": latent // 64,
+            "micro_condition": micro}
 
 
 def hunyuan_image(**more: Any) -> dict[str, Any]:
@@ -203,13 +217,15 @@ def pid(**more: Any) -> dict[str, Any]:
 PIT_ADALN = (r"^(core\.pixel_blocks\.\d+)\.(adaLN_modulation_msa|adaLN_modulation_mlp)\.(weight|bias)$",
              ("adaLN_modulation_msa", "adaLN_modulation_mlp"), r"{0}.adaLN_modulation.0.{2}")
 
-HIDREAM = {"image_model": "hidream", "attention_head_dim": 128, "axes_dims_rope": [64, 32, 32], "caption_channels": [4096, 4096],
+HIDREAM = {"image_model": "hidream", "attention_head_dim": 128, "axes_dims_rope": [64, 32, 32],
+           "caption_channels": [4096, 4096],
            "max_resolution": [128, 128], "in_channels": 16, "llama_layers": [*range(32), *[31] * 16],
            "num_attention_heads": 20, "num_routed_experts": 4, "num_activated_experts": 2, "num_layers": 16,
            "num_single_layers": 32, "out_channels": 16, "patch_size": 2, "text_emb_dim": 2048}
 OMNIGEN2 = {"image_model": "omnigen2", "axes_dim_rope": [40, 40, 40], "axes_lens": [1024, 1664, 1664],
             "ffn_dim_multiplier": None, "hidden_size": 2520, "in_channels": 16, "multiple_of": 256, "norm_eps": 1e-05,
-            "num_attention_heads": 21, "num_kv_heads": 7, "num_layers": 32, "num_refiner_layers": 2, "out_channels": None,
+            "num_attention_heads": 21, "num_kv_heads": 7, "num_layers": 32, "num_refiner_layers": 2,
+            "out_channels": None,
             "patch_size": 2, "text_feat_dim": 2048, "timestep_scale": 1000.0}
 LENS = {"image_model": "lens", "in_channels": 128, "out_channels": 32, "num_layers": 48, "num_attention_heads": 24,
         "enc_hidden_dim": 2880, "multi_layer_encoder_feature": True, "selected_layer_index": (0, 1, 2, 3)}
@@ -223,7 +239,8 @@ KREA2 = {"image_model": "krea2", "features": 6144, "channels": 16, "patch": 2, "
 
 def hunyuan_video(into: int, hidden: int = 3072, **more: Any) -> dict[str, Any]:
     return {"image_model": "hunyuan_video", "in_channels": into, "patch_size": [1, 2, 2], "out_channels": 16,
-            "vec_in_dim": 768, "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": 4096, "hidden_size": hidden,
+            "vec_in_dim": 768, "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": 4096,
+            "hidden_size": hidden,
             "mlp_ratio": 4.0, "num_heads": hidden // 128, "depth": 20, "depth_single_blocks": 40, "theta": 256,
             "qkv_bias": True, "byt5": False, "guidance_embed": True, "use_cond_type_embedding": False,
             "vision_in_dim": None, "meanflow_sum": False} | more
@@ -240,7 +257,8 @@ WAN_SIZES = {"1.3b": (1536, 8960, 30), "5b": (3072, 14336, 30), "14b": (5120, 13
 
 def wan(size: str, kind: str, into: int, out: int = 16, **more: Any) -> dict[str, Any]:
     dim, ffn, layers = WAN_SIZES[size]
-    return {"image_model": "wan2.1", "dim": dim, "out_dim": out, "num_heads": dim // 128, "ffn_dim": ffn, "num_layers": layers,
+    return {"image_model": "wan2.1", "dim": dim, "out_dim": out, "num_heads": dim // 128, "ffn_dim": ffn,
+            "num_layers": layers,
             "patch_size": (1, 2, 2), "freq_dim": 256, "window_size": (-1, -1), "qk_norm": True, "cross_attn_norm": True,
             "eps": 1e-6, "in_dim": into, "model_type": kind} | more
 
@@ -285,20 +303,26 @@ WAN = [
 
 def cosmos(into: int, channels: int) -> dict[str, Any]:
     large = channels != 4096
-    scaled = {"extra_h_extrapolation_ratio": 2.0, "extra_w_extrapolation_ratio": 2.0, "extra_t_extrapolation_ratio": 2.0}
+    scaled = {"extra_h_extrapolation_ratio": 2.0, "extra_w_extrapolation_ratio": 2.0,
+              "extra_t_extrapolation_ratio": 2.0}
     return {"image_model": "cosmos", "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": into,
-            "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": channels, "block_config": "FA-CA-MLP",
-            "concat_padding_mask": True, "pos_emb_cls": "rope3d", "pos_emb_learnable": False, "pos_emb_interpolation": "crop",
+            "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": channels,
+            "block_config": "FA-CA-MLP",
+            "concat_padding_mask": True, "pos_emb_cls": "rope3d", "pos_emb_learnable": False,
+            "pos_emb_interpolation": "crop",
             "block_x_format": "THWBD", "affline_emb_norm": True, "use_adaln_lora": True, "adaln_lora_dim": 256,
             "num_blocks": 36 if large else 28, "num_heads": 40 if large else 32, "extra_per_block_abs_pos_emb": True,
             "rope_h_extrapolation_ratio": 2.0 if large else 1.0, "rope_w_extrapolation_ratio": 2.0 if large else 1.0,
-            "rope_t_extrapolation_ratio": 2.0, "extra_per_block_abs_pos_emb_type": "learnable"} | (scaled if large else {})
+            "rope_t_extrapolation_ratio": 2.0,
+            "extra_per_block_abs_pos_emb_type": "learnable"} | (scaled if large else {})
 
 
 def predict2(into: int, channels: int, blocks: int, model: str = "cosmos_predict2", **more: Any) -> dict[str, Any]:
     return {"image_model": model, "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": into,
-            "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": channels, "concat_padding_mask": True,
-            "crossattn_emb_channels": 1024, "pos_emb_cls": "rope3d", "pos_emb_learnable": True, "pos_emb_interpolation": "crop",
+            "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": channels,
+            "concat_padding_mask": True,
+            "crossattn_emb_channels": 1024, "pos_emb_cls": "rope3d", "pos_emb_learnable": True,
+            "pos_emb_interpolation": "crop",
             "min_fps": 1, "max_fps": 30, "use_adaln_lora": True, "adaln_lora_dim": 256, "num_blocks": blocks,
             "num_heads": 16 if channels == 2048 else 40, "extra_per_block_abs_pos_emb": False,
             "rope_enable_fps_modulation": False} | more
@@ -311,9 +335,11 @@ def cogvideo(heads: int, layers: int, into: int, **more: Any) -> dict[str, Any]:
 
 
 MOCHI = {"image_model": "mochi_preview", "depth": 48, "patch_size": 2, "num_heads": 24, "hidden_size_x": 3072,
-         "hidden_size_y": 1536, "mlp_ratio_x": 4.0, "mlp_ratio_y": 4.0, "learn_sigma": False, "in_channels": 12, "qk_norm": True,
+         "hidden_size_y": 1536, "mlp_ratio_x": 4.0, "mlp_ratio_y": 4.0, "learn_sigma": False, "in_channels": 12,
+         "qk_norm": True,
          "qkv_bias": False, "out_bias": True, "attn_drop": 0.0, "patch_embed_bias": True, "posenc_preserve_area": True,
-         "timestep_mlp_bias": True, "attend_to_padding": False, "timestep_scale": 1000.0, "use_t5": True, "t5_feat_dim": 4096,
+         "timestep_mlp_bias": True, "attend_to_padding": False, "timestep_scale": 1000.0, "use_t5": True,
+         "t5_feat_dim": 4096,
          "t5_token_length": 256, "rope_theta": 10000.0}
 LTX23 = {"caption_proj_before_connector": True, "cross_attention_adaln": True, "apply_gated_attention": True,
          "connector_apply_gated_attention": True, "connector_num_attention_heads": 32, "connector_num_layers": 8,
@@ -321,7 +347,8 @@ LTX23 = {"caption_proj_before_connector": True, "cross_attention_adaln": True, "
 
 
 def seedvr(dim: int, heads: int, layers: int, mlp: str, **more: Any) -> dict[str, Any]:
-    return {"image_model": "seedvr2", "vid_dim": dim, "heads": heads, "num_layers": layers, "norm_eps": 1e-5, "mlp_type": mlp} | more
+    return {"image_model": "seedvr2", "vid_dim": dim, "heads": heads, "num_layers": layers, "norm_eps": 1e-5,
+            "mlp_type": mlp} | more
 
 
 LARGE_SEEDVR = {"rope_type": "rope3d", "rope_dim": 64}
@@ -341,7 +368,8 @@ IMAGE = [
     Variant("flux1-canny-dev", "Flux", flux(into=32), rename=scale_norms),
     Variant("flux1-fill-dev", "FluxInpaint", flux(into=96), rename=scale_norms),
     Variant("flux1-schnell", "FluxSchnell", flux(guidance_embed=False), rename=scale_norms),
-    Variant("ovis-image-7b", "FluxSchnell", flux(6, 27, context=2048, vec_in_dim=None, guidance_embed=False, yak_mlp=True,
+    Variant("ovis-image-7b", "FluxSchnell", flux(6, 27, context=2048, vec_in_dim=None, guidance_embed=False,
+                                                 yak_mlp=True,
                                                  txt_norm=True, txt_ids_dims=[1, 2]), rename=scale_norms),
     Variant("longcat-image", "LongCatImage", flux(10, 20, context=3584, vec_in_dim=None, guidance_embed=False,
                                                   txt_ids_dims=[1, 2])),
@@ -350,7 +378,8 @@ IMAGE = [
     Variant("flux2-klein-9b", "Flux2", flux2(4096, 8, 24, 12288, False), rename=scale_norms),
     Variant("chroma1", "Chroma", chroma(), rename=scale_norms),
     Variant("chroma1-radiance", "ChromaRadiance", radiance("conv"), rename=scale_norms),
-    Variant("chroma1-radiance-x0", "ChromaRadiance", radiance("conv", use_x0=True), markers=("__x0__",), rename=scale_norms),
+    Variant("chroma1-radiance-x0", "ChromaRadiance", radiance("conv", use_x0=True), markers=("__x0__",),
+            rename=scale_norms),
     Variant("lumina2", "Lumina2", lumina(2304, 26, 2304)),
     Variant("newbie-image", "Lumina2", lumina(2304, 36, 2560, clip_text_dim=1024)),
     Variant("z-image", "ZImage", z_image(pad_tokens_multiple=32)),
@@ -360,11 +389,13 @@ IMAGE = [
         decoder_hidden_size=3840, decoder_num_res_blocks=4, decoder_max_freqs=8)),
     Variant("pixeldit-t2i", "PixelDiTT2I", {"image_model": "pixeldit_t2i"}, rename=in_core, merge=PIT_ADALN),
     Variant("pid-flux", "PiD", pid(), rename=in_core, merge=PIT_ADALN),
-    Variant("pid-flux2", "PiD", pid(lq_latent_channels=128, latent_spatial_down_factor=16), rename=in_core, merge=PIT_ADALN),
+    Variant("pid-flux2", "PiD", pid(lq_latent_channels=128, latent_spatial_down_factor=16), rename=in_core,
+            merge=PIT_ADALN),
     Variant("hidream-i1", "HiDream", HIDREAM),
     Variant("hidream-o1", "HiDreamO1", {"image_model": "hidream_o1"}),
     Variant("omnigen2", "Omnigen2", OMNIGEN2),
-    Variant("boogu-image", "Boogu", {"image_model": "boogu", "hidden_size": 3360, "num_layers": 32, "num_refiner_layers": 2,
+    Variant("boogu-image", "Boogu", {"image_model": "boogu", "hidden_size": 3360, "num_layers": 32,
+                                     "num_refiner_layers": 2,
                                      "num_double_stream_layers": 8, "instruction_feat_dim": 4096}),
     Variant("qwen-image", "QwenImage", qwen()),
     Variant("qwen-image-edit-2511", "QwenImage", qwen(default_ref_method="index_timestep_zero"),
@@ -379,7 +410,8 @@ IMAGE = [
     Variant("kandinsky5-image-lite", "Kandinsky5Image", kandinsky(2560, 512, 10240, 64, 2, 50, (32, 48, 48),
                                                                   rope_scale_factor=(1.0, 1.0, 1.0))),
     Variant("hunyuan-image-2.1", "HunyuanImage21", hunyuan_image(), rename=tencent),
-    Variant("hunyuan-image-2.1-distilled", "HunyuanImage21", hunyuan_image(guidance_embed=True, meanflow=True), rename=tencent),
+    Variant("hunyuan-image-2.1-distilled", "HunyuanImage21", hunyuan_image(guidance_embed=True, meanflow=True),
+            rename=tencent),
     Variant("hunyuan-image-2.1-refiner", "HunyuanImage21Refiner", hunyuan_image(
         in_channels=128, hidden_size=3328, num_heads=26, patch_size=[1, 1, 1], axes_dim=[16, 56, 56], byt5=False,
         guidance_embed=True), rename=tencent,
@@ -424,7 +456,8 @@ VIDEO_MODELS = [
     Variant("kandinsky5-video-lite", "Kandinsky5", kandinsky(1792, 512, 7168, 132, 2, 32, (16, 24, 24))),
     Variant("kandinsky5-video-pro", "Kandinsky5", kandinsky(4096, 1024, 16384, 132, 4, 60, (32, 48, 48))),
     Variant("minimax-h3", "MiniMaxH3", {"image_model": "minimax_h3"}),
-    Variant("minimax-h3-curve", "MiniMaxH3", {"image_model": "minimax_h3", "adaln_curve_grid": 1001, "time_embed_dim": 64},
+    Variant("minimax-h3-curve", "MiniMaxH3", {"image_model": "minimax_h3", "adaln_curve_grid": 1001,
+                                              "time_embed_dim": 64},
             note="the size of the table is assumed"),
     Variant("seedvr2-3b", "SeedVR2", seedvr(2560, 20, 32, "swiglu", vid_out_norm=True)),
     Variant("seedvr2-7b", "SeedVR2", seedvr(3072, 24, 36, "normal", mm_layers=36, **LARGE_SEEDVR)),
@@ -442,8 +475,10 @@ ACE = {"audio_model": "ace", "attention_head_dim": 128, "in_channels": 8, "inner
 
 
 def ace15(hidden: int = 2048, intermediate: int = 6144, layers: int = 24) -> dict[str, Any]:
-    return {"audio_model": "ace1.5", "hidden_size": hidden, "intermediate_size": intermediate, "num_heads": hidden // 128,
-            "encoder_hidden_size": 2048, "encoder_num_heads": 16, "encoder_intermediate_size": 6144, "num_dit_layers": layers}
+    return {"audio_model": "ace1.5", "hidden_size": hidden, "intermediate_size": intermediate,
+            "num_heads": hidden // 128,
+            "encoder_hidden_size": 2048, "encoder_num_heads": 16, "encoder_intermediate_size": 6144,
+            "num_dit_layers": layers}
 
 
 def stable_audio(**more: Any) -> dict[str, Any]:
@@ -459,11 +494,14 @@ def seconds(which: str, into: int) -> Shapes:
 
 
 def hunyuan3d(depth: int, single: int, guidance: bool = False) -> dict[str, Any]:
-    return {"image_model": "hunyuan3d2", "in_channels": 64, "context_in_dim": 1536, "hidden_size": 1024, "mlp_ratio": 4.0,
-            "num_heads": 16, "depth": depth, "depth_single_blocks": single, "qkv_bias": True, "guidance_embed": guidance}
+    return {"image_model": "hunyuan3d2", "in_channels": 64, "context_in_dim": 1536, "hidden_size": 1024,
+            "mlp_ratio": 4.0,
+            "num_heads": 16, "depth": depth, "depth_single_blocks": single, "qkv_bias": True,
+            "guidance_embed": guidance}
 
 
-HUNYUAN3D_21 = {"image_model": "hunyuan3d2_1", "in_channels": 64, "context_dim": 1024, "hidden_size": 2048, "mlp_ratio": 4.0,
+HUNYUAN3D_21 = {"image_model": "hunyuan3d2_1", "in_channels": 64, "context_dim": 1024, "hidden_size": 2048,
+                "mlp_ratio": 4.0,
                 "num_heads": 16, "depth": 21, "qkv_bias": False, "guidance_cond_proj_dim": None}
 TRELLIS2 = {"image_model": "trellis2", "resolution": 64, "init_txt_model": True, "txt_only": False}
 DA3 = {"image_model": "DepthAnything3", "backbone_name": "vitl", "alt_start": -1, "rope_start": -1, "qknorm_start": -1,
@@ -472,11 +510,14 @@ DA3 = {"image_model": "DepthAnything3", "backbone_name": "vitl", "alt_start": -1
        "has_cam_enc": False, "has_cam_dec": False}
 
 OTHER = [
-    Variant("stable-audio-open-1.0", "StableAudio", stable_audio(), beside=seconds("start", 257) | seconds("total", 257)),
+    Variant("stable-audio-open-1.0", "StableAudio", stable_audio(), beside=seconds("start", 257) | seconds("total",
+                                                                                                           257)),
     Variant("stable-audio-3", "StableAudio3", stable_audio(
-        global_cond_dim=768, io_channels=256, local_add_cond_dim=257, global_cond_shared_embed=True, global_cond_type="adaLN",
+        global_cond_dim=768, io_channels=256, local_add_cond_dim=257, global_cond_shared_embed=True,
+        global_cond_type="adaLN",
         norm_type="rms_norm", num_heads=24, attn_kwargs={"qk_norm": "rms", "differential": False},
-        timestep_features_type="expo", num_memory_tokens=64), beside=seconds("total", 256), note="depth and width assumed"),
+        timestep_features_type="expo", num_memory_tokens=64), beside=seconds("total", 256),
+        note="depth and width assumed"),
     Variant("ace-step-1", "ACEStep", ACE),
     Variant("ace-step-1.5", "ACEStep15", ace15(), device="cpu"),
     Variant("ace-step-1.5-xl", "ACEStep15", ace15(2560, 9728, 32), device="cpu", note="width and depth assumed"),

@@ -10,6 +10,8 @@ from comfy_api.latest import ComfyExtension, io
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from . import new_model  # noqa: F401  # adds a model to ComfyUI's list
+
 _get_free_memory = management.get_free_memory
 
 

@@ -130,7 +130,9 @@ def make_plan(checkpoint: Checkpoint, settings: Settings, structure: Structure |
     for part in parts:
         refuse_quantized(checkpoint, _tensors_of(part, parts, checkpoint.tensors), f"the {part.family.title}")
         refuse_incomplete(checkpoint.name, part, checkpoint.tensors)
-    agreement = Agreement(found.family, structure)
+    # A text encoder inside a full checkpoint is not what ComfyUI was asked about.
+    inside = bool(found.prefix) and found.family.kind == "text_encoders"
+    agreement = Agreement(found.family, None if inside else structure)
     layers = tuple(_decide(info, parts, settings, agreement) for info in checkpoint.tensors.values())
     if not any(layer.action == QUANTIZE for layer in layers):
         raise TpecError(f"In {checkpoint.name} no layer is left to quantize: check the include and exclude patterns.")

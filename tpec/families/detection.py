@@ -134,7 +134,7 @@ def _unrecognised(name: str, tensors: Tensors, wanted: str, include: str, struct
     if sentence:
         raise TpecError(f"{name} cannot be quantized: {sentence}.")
     if structure is not None:
-        return _generic(tensors, structure)
+        return _generic(name, tensors, structure)
     _refuse_foreign_prefix(name, tensors)
     if include:
         return Detection(CUSTOM, _common_prefix(tensors), "unknown layout, only the layers named by include")
@@ -144,8 +144,11 @@ def _unrecognised(name: str, tensors: Tensors, wanted: str, include: str, struct
                     "include.")
 
 
-def _generic(tensors: Tensors, structure: Structure) -> Detection:
+def _generic(name: str, tensors: Tensors, structure: Structure) -> Detection:
     """A model that only ComfyUI knows, under the prefix where most of its Linears are."""
+    if not structure.linears:
+        raise TpecError(f"{name} cannot be quantized: ComfyUI knows it ({structure.name}) but ignores FP8 scales "
+                        "there.")
     counts = {prefix: sum(f"{prefix}{module}.weight" in tensors for module in structure.linears) for prefix in PREFIXES}
     family = replace(GENERIC, title=structure.name)
     return Detection(family, max(counts, key=lambda prefix: counts[prefix]),

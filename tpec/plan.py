@@ -178,8 +178,9 @@ def _decide(info: TensorInfo, parts: tuple[Detection, ...], settings: Settings, 
             return LayerPlan(info, info.name, DROP, f"only the {parts[0].family.title} is wanted")
         return LayerPlan(info, info.name, KEEP, f"not part of the {parts[0].family.title}")
     local = info.name[len(part.prefix):]
-    if part.family.dropped(local):
-        return LayerPlan(info, local, DROP, part.family.dropped(local).reason)
+    drop = part.family.dropped(local)
+    if drop is not None:
+        return LayerPlan(info, local, DROP, drop.reason)
     unfit = _unfit(info, local)
     if unfit:
         return LayerPlan(info, local, KEEP, unfit)

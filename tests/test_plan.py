@@ -285,6 +285,18 @@ def test_only_what_table_and_comfyui_agree_on_becomes_fp8(tmp_path: Path, prefix
     assert "takes this model for Krea2" in planned(tmp_path, shapes, structure_of(name="Krea2")).summary()
 
 
+def test_a_text_encoder_of_a_full_checkpoint_is_not_held_against_the_diffusion_model(tmp_path: Path) -> None:
+    plan = planned(tmp_path, FULL, structure_of(), t5xxl=True)
+    assert len(names(plan)) == 24 * 7 and not plan.notes
+    both = planned(tmp_path, FULL, structure_of(), part=("t5xxl",))
+    assert len(names(both)) == 24 * 7 + len(BLOCK_WEIGHTS) and not both.notes
+
+
+def test_a_model_whose_scales_comfyui_ignores_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TpecError, match="knows it .NewEncoder. but ignores FP8 scales"):
+        planned(tmp_path, {"stages.0.a.weight": (8, 8)}, Structure("NewEncoder", frozenset()))
+
+
 def test_include_never_makes_fp8_of_what_comfyui_would_not_scale(tmp_path: Path) -> None:
     shapes = FLUX | {"single_blocks.0.router.weight": (8, 8), "single_blocks.1.router.weight": (8, 8)}
     plan = plan_of(tmp_path, shapes, include="router|img_in")

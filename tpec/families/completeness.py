@@ -57,6 +57,6 @@ def _blocks(row: Blocks, names: Iterable[str]) -> dict[str, dict[int, set[str]]]
     for name in names:
         begin = match(name)
         number, _, tail = name[begin.end():].partition(".") if begin else ("", "", "")
-        if tail and number.isdigit():
-            found.setdefault(name[:begin.end()], {}).setdefault(int(number), set()).add(tail)
+        if begin and tail and number.isdigit():
+            found.setdefault(begin.group(), {}).setdefault(int(number), set()).add(tail)
     return found

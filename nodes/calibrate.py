@@ -13,6 +13,9 @@ from .sampling import Job, Progress, job_inputs, sample
 
 
 class TPECCalibrate(io.ComfyNode):
+    #: As in TPECQuantizeFP8.
+    HAS_INTERMEDIATE_OUTPUT = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -21,7 +24,7 @@ class TPECCalibrate(io.ComfyNode):
             category=CATEGORY,
             description="Samples with the original model and collects statistics of what its layers really see. "
                         "Quantizing with them halves the error or better.",
-            search_aliases=["calibrate", "calibration", "quantize", "tpec"],
+            search_aliases=["calibrate", "calibration", "quantize", "better fp8", "quantization quality", "tpec"],
             inputs=[
                 io.Model.Input("model", tooltip="The original model, not a quantized one."),
                 *job_inputs(),

@@ -19,7 +19,10 @@ class TPECCompare(io.ComfyNode):
             display_name="Compare Model Outputs",
             category=CATEGORY,
             description="Samples with two models from the same noise and measures how far B ends up from A.",
-            search_aliases=["compare models", "psnr", "quantization error", "tpec"],
+            search_aliases=[
+                "compare models", "psnr", "quantization error", "before and after", "a b test", "model difference",
+                "fp8 quality", "tpec",
+            ],
             inputs=[
                 io.Model.Input("model_a", tooltip="The original."),
                 io.Model.Input("model_b", tooltip="The quantized one."),

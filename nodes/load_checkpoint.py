@@ -24,7 +24,10 @@ class TPECLoadCheckpoint(io.ComfyNode):
             category=CATEGORY,
             description="Reads the header of a bf16, fp16 or fp32 model file and says what it is. "
                         "The weights stay on disk until they are quantized, layer by layer.",
-            search_aliases=["quantize", "fp8", "tpec"],
+            search_aliases=[
+                "load model to quantize", "quantize", "fp8", "convert fp8", "compress model", "smaller model",
+                "shrink model", "reduce vram", "tpec",
+            ],
             inputs=[
                 io.Combo.Input("checkpoint", options=source_names(),
                                tooltip="A safetensors file of diffusion_models, checkpoints or text_encoders."),

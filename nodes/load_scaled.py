@@ -23,7 +23,7 @@ class TPECLoadScaledFP8(io.ComfyNode):
             description="Loads the quantized file through ComfyUI's own loaders before, or instead of, saving it. "
                         "It has the outputs that the file holds: a diffusion model MODEL, a text encoder CLIP, "
                         "a checkpoint what it contains.",
-            search_aliases=["load fp8", "load quantized", "tpec"],
+            search_aliases=["use quantized model", "preview quantized", "load quantized", "tpec"],
             inputs=[QUANTIZED.Input("quantized")],
             outputs=[io.Model.Output("model"), io.Clip.Output("clip"), io.Vae.Output("vae")],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],

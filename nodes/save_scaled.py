@@ -35,7 +35,10 @@ class TPECSaveScaledFP8(io.ComfyNode):
             category=CATEGORY,
             description="Saves the quantized file where ComfyUI's own loaders find it. Connect model_name to the file "
                         "name input of Load Diffusion Model, Load Checkpoint or Load CLIP to use it in the same run.",
-            search_aliases=["save fp8", "save quantized", "tpec"],
+            search_aliases=[
+                "save fp8", "save quantized model", "save smaller model", "save compressed model", "convert fp8",
+                "tpec",
+            ],
             inputs=[
                 QUANTIZED.Input("quantized"),
                 io.String.Input("filename", default="my_model_fp8_scaled",

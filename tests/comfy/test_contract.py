@@ -24,7 +24,8 @@ NODES = {
     "TPECSaveCalibration": ("Save TPEC Calibration", ["calibration", "name", "if_exists"], ["STRING"]),
     "TPECLoadCalibration": ("Load TPEC Calibration", ["name"], ["TPEC_CALIBRATION", "STRING"]),
     "TPECReport": ("TPEC Quantization Report", ["quantized", "theme"], ["IMAGE", "STRING"]),
-    "TPECCompare": ("Compare Model Outputs", ["model_a", "model_b", *SAMPLING], ["FLOAT", "FLOAT", "IMAGE", "STRING"]),
+    "TPECCompare": ("Compare Model Outputs", ["model_a", "model_b", *SAMPLING, "vae", "reference", "seeds", "theme"],
+                    ["FLOAT", "FLOAT", "IMAGE", "STRING", "IMAGE", "LATENT", "LATENT"]),
 }
 
 

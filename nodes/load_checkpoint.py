@@ -2,7 +2,7 @@
 
 import os
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..tpec.checkpoint import open_checkpoint
 from ..tpec.errors import TpecError
@@ -16,6 +16,9 @@ from .paths import source_names, source_path
 
 
 class TPECLoadCheckpoint(io.ComfyNode):
+    #: As in TPECQuantizeFP8.
+    HAS_INTERMEDIATE_OUTPUT = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -41,9 +44,14 @@ class TPECLoadCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, checkpoint: str) -> bool | str:
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
+        """A wrong file is refused here, by its header alone, as far as no setting of the quantize node can help."""
+        if checkpoint is None:  # linked: not known yet
+            return True
+        if not checkpoint:
+            return "Choose a model file first."
         try:
-            source_path(checkpoint)
+            make_plan(open_checkpoint(source_path(checkpoint)), Settings(include="."))
         except TpecError as error:
             return str(error)
         return True
@@ -57,7 +65,8 @@ class TPECLoadCheckpoint(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: str, family: str) -> io.NodeOutput:
         handle = CheckpointHandle(open_checkpoint(source_path(checkpoint)), family)
-        return io.NodeOutput(handle, describe(handle))
+        text = describe(handle)
+        return io.NodeOutput(handle, text, ui=ui.PreviewText(text))
 
 
 def describe(handle: CheckpointHandle) -> str:

@@ -124,6 +124,22 @@ function keep(node, output) {
   else tracker?.checkState?.();
 }
 
+// The save node's folders with the free space of their disks, which the server adds to the node's definition.
+function labelFolders(node) {
+  const definition = node.constructor?.nodeData?.input?.required?.folder;
+  const free = definition?.[1]?.free;
+  const widget = node.widgets?.find((one) => one.name === "folder");
+  if (!free || !widget) return;
+  widget.options.getOptionLabel = (value) => (free[value] ? `${value} (${free[value]})` : `${value ?? ""}`);
+}
+
+// Nodes 2.0 folds advanced inputs away by itself, the older canvas only when the widget says so, too.
+function foldAdvanced(node) {
+  const advanced = (node.widgets ?? []).filter((widget) => widget.options?.advanced);
+  for (const widget of advanced) widget.advanced = true;
+  if (advanced.length) node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
 const running = new Set();
 
 function settle() {
@@ -145,6 +161,8 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (!isOurs(node)) return;
+    labelFolders(node);
+    foldAdvanced(node);
     const executed = node.onExecuted;
     node.onExecuted = function (output) {
       executed?.apply(this, arguments);

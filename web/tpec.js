@@ -133,18 +133,56 @@ function labelFolders(node) {
   widget.options.getOptionLabel = (value) => (free[value] ? `${value} (${free[value]})` : `${value ?? ""}`);
 }
 
-// Nodes 2.0 folds advanced inputs away by itself, the older canvas only when the widget says so, too.
+// Nodes 2.0 folds advanced inputs away by itself. On the older canvas "advanced" gives the menu's entry that shows them,
+// and "hidden" the place that they would leave empty.
 function foldAdvanced(node) {
   const advanced = (node.widgets ?? []).filter((widget) => widget.options?.advanced);
-  for (const widget of advanced) widget.advanced = true;
+  for (const widget of advanced) {
+    widget.advanced = true;
+    Object.defineProperty(widget, "hidden", {
+      configurable: true,
+      enumerable: true,
+      get: () => !node.showAdvanced && !window.LiteGraph?.vueNodesMode,
+      set() {},
+    });
+  }
   if (advanced.length) node.setSize([node.size[0], node.computeSize()[1]]);
 }
 
-const running = new Set();
+// Nodes that show progress or a fault now, over what they keep.
+const passing = new Set();
 
 function settle() {
-  for (const node of running) restore(node);
-  running.clear();
+  for (const node of passing) restore(node);
+  passing.clear();
+}
+
+// A fault is said on its node, and in a message of its own: the front end's only says that there is one.
+function complain(node, sentence) {
+  passing.add(node);
+  show(node, `Stopped: ${sentence}`);
+  const toast = app.extensionManager?.toast;
+  const detail = { severity: "error", summary: node.title, detail: sentence, life: 12000 };
+  if (toast?.add) toast.add(detail);
+  else toast?.error?.(`${node.title}: ${sentence}`);
+}
+
+// Refused inputs come without an event, some moments after the prompt was sent.
+function watchRefusals() {
+  const faults = () => app.extensionManager?.lastNodeErrors ?? app.lastNodeErrors;
+  const earlier = faults();
+  let looks = 20;
+  const timer = setInterval(() => {
+    const found = faults();
+    if (found === earlier && --looks > 0) return;
+    clearInterval(timer);
+    if (found === earlier) return;
+    for (const [path, { errors }] of Object.entries(found ?? {})) {
+      const node = nodeAt(path);
+      const own = errors?.find((error) => error.type === "custom_validation_failed");
+      if (own && isOurs(node)) complain(node, own.details.replace(/^\w+ - /, ""));
+    }
+  }, 250);
 }
 
 app.registerExtension({
@@ -153,11 +191,17 @@ app.registerExtension({
     api.addEventListener("tpec.text", ({ detail }) => {
       const node = nodeAt(detail.node);
       if (!isOurs(node)) return;
-      running.add(node);
+      passing.add(node);
       show(node, detail.text);
     });
-    api.addEventListener("execution_error", settle);
+    api.addEventListener("promptQueueing", watchRefusals);
+    api.addEventListener("execution_start", settle);
     api.addEventListener("execution_interrupted", settle);
+    api.addEventListener("execution_error", ({ detail }) => {
+      settle();
+      const node = nodeAt(detail.node_id);
+      if (isOurs(node)) complain(node, String(detail.exception_message).trim());
+    });
   },
   nodeCreated(node) {
     if (!isOurs(node)) return;
@@ -166,7 +210,7 @@ app.registerExtension({
     const executed = node.onExecuted;
     node.onExecuted = function (output) {
       executed?.apply(this, arguments);
-      running.delete(this);
+      passing.delete(this);
       keep(this, output);
     };
     const configured = node.onConfigure;

@@ -136,6 +136,10 @@ class ComfyServer:
             self._process.wait()
 
     @property
+    def address(self) -> str:
+        return self._url
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 

@@ -18,39 +18,43 @@ from tpec.calibration import Calibration, hash_layers
 from tpec.calibration_file import save_calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.families import QUANTIZE
-from tpec.inputs import InputStats, LazyStats
-from tpec.outputs import LazyOutputs
+from tpec.inputs import Gram, InputsOnDemand, Moment, Summary, gram_form, summary_form
+from tpec.outputs import GradientsOnDemand, run_shape
 from tpec.plan import make_plan
 from tpec.settings import Settings
 
 from . import synthetic
 
 
-def input_stats(width: int, seed: int, device: torch.device) -> InputStats:
-    """In the form that the engine keeps for inputs of such a width."""
-    mean = torch.zeros(width)
+def moment(width: int, seed: int, made_on: torch.device, device: torch.device) -> Moment:
+    """In the form that the engine keeps for inputs of such a width; made up on one device and handed out on another."""
     if width <= WIDTH_LIMIT:
-        return InputStats(mean, 1.0, synthetic.TOKENS, synthetic.gram(width, seed, device))
+        return Gram(synthetic.gram(width, seed, made_on).to(device))
     k = width // SKETCH_SHARE
-    random = synthetic.generator(seed, device)
-    vectors = torch.randn(width, k, generator=random, device=device).mul_(width**-0.5)
-    values = torch.arange(1, k + 1, device=device) ** -1.0 * width
-    return InputStats(mean, 1.0, synthetic.TOKENS, None, vectors, values, torch.full((width,), 0.5))
+    random = synthetic.generator(seed, made_on)
+    vectors = torch.randn(width, k, generator=random, device=made_on).mul_(width**-0.5)
+    values = torch.arange(1, k + 1, device=made_on) ** -1.0 * width
+    return Summary(vectors.to(device), values.to(device), torch.full((width,), 0.5, device=device))
 
 
-def lazy_stats(width: int, seed: int, device: torch.device) -> InputStats:
-    k = width // SKETCH_SHARE
-    wide = {"vectors": (width, k), "values": (k,), "rest": (width,)}
-    form = {"mean": (width,)} | ({"gram": (width, width)} if width <= WIDTH_LIMIT else wide)
-    return LazyStats(torch.zeros(width), 1.0, synthetic.TOKENS, form, partial(input_stats, width, seed, device))
+def input_stats(width: int, seed: int, made_on: torch.device) -> InputsOnDemand:
+    form = gram_form(width) if width <= WIDTH_LIMIT else summary_form(width, width // SKETCH_SHARE)
+    return InputsOnDemand(torch.zeros(width), 1.0, synthetic.TOKENS, form, partial(moment, width, seed, made_on))
+
+
+def gradient_stats(rows: int, seed: int, made_on: torch.device) -> GradientsOnDemand:
+    def make(device: torch.device) -> torch.Tensor:
+        return synthetic.outputs(rows, seed, made_on).second_moment(device)
+
+    return GradientsOnDemand(rows, synthetic.TOKENS, run_shape(rows)[0], make)
 
 
 def calibration(model: Path, device: torch.device, gradients: bool) -> Calibration:
-    """One group per layer of the model's plan; the parts are made on `device` when they are looked at."""
+    """One group per layer of the model's plan; the parts are computed on `device` on access."""
     plan = make_plan(open_checkpoint(model), Settings())
     shapes = {layer.local_layer: layer.shape for layer in plan.of(QUANTIZE)}
-    groups = {name: lazy_stats(columns, seed, device) for seed, (name, (_, columns)) in enumerate(shapes.items())}
-    outputs = {name: LazyOutputs(rows, synthetic.TOKENS, partial(synthetic.outputs, rows, seed, device))
+    groups = {name: input_stats(columns, seed, device) for seed, (name, (_, columns)) in enumerate(shapes.items())}
+    outputs = {name: gradient_stats(rows, seed, device)
                for seed, (name, (rows, _)) in enumerate(shapes.items()) if gradients}
     return Calibration(groups, {name: name for name in shapes}, hash_layers(shapes), model.name, 1, outputs, shapes)
 

@@ -12,10 +12,10 @@ from tpec.collect import Collector
 from tpec.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_COUPLED, SWEEPS_DATA_FREE, default_rank
 from tpec.coupling import RowCoupling
 from tpec.families import QUANTIZE
-from tpec.inputs import InputStats
+from tpec.inputs import Gram, HeldInputs
 from tpec.layer import FACTS, Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
 from tpec.metric import DenseMetric
-from tpec.outputs import OutputStats
+from tpec.outputs import GradientStats
 from tpec.plan import make_plan
 from tpec.principal import data_free_metric, principal_components
 from tpec.scale import absmax
@@ -50,11 +50,11 @@ def data_free(weight: torch.Tensor) -> Quantized:
 
 def factor(gram: torch.Tensor) -> DenseMetric:
     """What layers with the same input share: the damped metric of their Gram matrix, factored."""
-    stats = InputStats(torch.zeros(len(gram), device=gram.device), 1.0, synthetic.TOKENS, gram)
+    stats = HeldInputs(torch.zeros(len(gram), device=gram.device), 1.0, synthetic.TOKENS, Gram(gram))
     return calibrated_metric(stats, True, gram.device)
 
 
-def coupling(outputs: OutputStats, device: torch.device) -> RowCoupling:
+def coupling(outputs: GradientStats, device: torch.device) -> RowCoupling:
     """A layer's own part when gradients were collected: its output statistics, factored."""
     return RowCoupling(outputs, device)
 

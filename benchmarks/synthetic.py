@@ -2,7 +2,7 @@
 
 import torch
 
-from tpec.outputs import OutputStats, run_shape
+from tpec.outputs import HeldGradients, run_shape
 
 #: Rank of the dominant part added to random weights.
 RANK = 16
@@ -30,11 +30,11 @@ def weight(shape: tuple[int, int], seed: int, device: torch.device | str = "cpu"
     return result.to(torch.bfloat16)
 
 
-def outputs(rows: int, seed: int, device: torch.device | str = "cpu") -> OutputStats:
+def outputs(rows: int, seed: int, device: torch.device | str = "cpu") -> HeldGradients:
     """Statistics of output gradients like `gram`, for each run of rows; on `device`, which real ones are not."""
     runs, size = run_shape(rows)
     grams = [gram(size, seed * runs + run, device) for run in range(runs)]
-    return OutputStats(torch.stack(grams), rows, TOKENS)
+    return HeldGradients(torch.stack(grams), rows, TOKENS)
 
 
 def gram(width: int, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -16,17 +16,18 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ..tpec.collect import Collector
-from ..tpec.errors import TpecError
+from ..tpec.errors import TpecError, is_out_of_memory
 from ..tpec.gradients import GradientCollector
-from ..tpec.outputs import OutputStats
+from ..tpec.outputs import GradientStats
 
 #: One evaluation of the model in so many is also run backwards.
 EVERY = 4
 Tree = TypeVar("Tree")
+_NOTHING = object()
 
 
 def with_gradients(patcher, layers: Mapping[str, torch.nn.Module], inputs: Collector, device: torch.device,
-                   run: Callable[[object], None]) -> dict[str, OutputStats]:
+                   run: Callable[[object], None]) -> dict[str, GradientStats]:
     """Statistics of the gradients at the layers' outputs, from `run(patcher)`, in which `inputs` collects as well."""
     with GradientCollector(layers, device) as gradients:
         observed = patcher.clone()
@@ -43,16 +44,15 @@ class BackwardRuns:
         self._root, self._layers = patcher.model.diffusion_model, layers
         self._inputs, self._gradients = inputs, gradients
         self._wrapped = patcher.model_options.get("model_function_wrapper")
-        self._calls = 0
+        self._evaluations = _Evaluations()
 
     def __call__(self, apply_model: Callable, arguments: dict) -> torch.Tensor:
         if self._wrapped is not None:
             result = self._wrapped(apply_model, arguments)
         else:
             result = apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
-        if self._calls % EVERY == EVERY // 2 - 1:
+        if self._evaluations.chosen(arguments):
             self._backward(apply_model, arguments)
-        self._calls += 1
         return result
 
     def _backward(self, apply_model: Callable, arguments: dict) -> None:
@@ -68,12 +68,42 @@ class BackwardRuns:
                 denoised = apply_model(x, sigma, **conditions)
                 weight = _step_size(sigma.detach(), options).view(-1, *[1] * (denoised.ndim - 1))
                 self._gradients.probe(denoised * weight)
-            except memory.OOM_EXCEPTION:
-                raise TpecError("There is not enough VRAM to run this model backwards: turn 'sensitivity' off, or use "
-                                "a smaller latent or batch.") from None
-            except RuntimeError as error:
-                raise TpecError(f"This model cannot be run backwards ({str(error).splitlines()[0]}): turn "
-                                "'sensitivity' off.") from error
+            except (RuntimeError, MemoryError) as error:
+                raise _sentence(error) from error
+
+
+class _Evaluations:
+    """Tells a sampler's evaluations of the model apart, and which of them are run backwards.
+
+    Where positive and negative do not fit together (little memory, prompts of different lengths), ComfyUI calls the
+    model once for each: such calls have one sigma and are one evaluation. Each run has a schedule of its own, and
+    its chosen ones are a step later than the run's before, so that all steps are seen, few as they may be.
+    """
+
+    def __init__(self) -> None:
+        self._step = self._run = -1
+        self._sigma: float | None = None
+        self._schedule: object = _NOTHING
+
+    def chosen(self, arguments: Mapping) -> bool:
+        """Whether the call with these arguments of a model function wrapper belongs to a chosen evaluation."""
+        sigma = arguments["timestep"].flatten()[0].item()
+        schedule = arguments["c"].get("transformer_options", {}).get("sample_sigmas")
+        if schedule is not self._schedule:
+            self._run, self._step, self._sigma = self._run + 1, -1, None
+        if sigma != self._sigma:
+            self._step += 1
+        self._sigma, self._schedule = sigma, schedule
+        return (self._step - self._run) % EVERY == EVERY // 2 - 1
+
+
+def _sentence(error: BaseException) -> TpecError:
+    """Why there was no backward run, and what to do."""
+    if is_out_of_memory(error):
+        return TpecError("There is not enough VRAM to run this model backwards: turn 'sensitivity' off, or use a "
+                         "smaller latent or batch.")
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return TpecError(f"This model cannot be run backwards ({first}): turn 'sensitivity' off.")
 
 
 def _step_size(sigma: torch.Tensor, options: Mapping[str, object]) -> torch.Tensor:
@@ -106,18 +136,14 @@ def _copied(tree: Tree, grad: bool) -> Tree:
 @contextmanager
 def _training() -> Iterator[None]:
     """ComfyUI then takes implementations that have a backward."""
-    before = getattr(memory, "in_training", False)
-    memory.in_training = True
-    try:
+    with _standing_in(memory, "in_training", True):
         yield
-    finally:
-        memory.in_training = before
 
 
 @contextmanager
 def _aliased(root: torch.nn.Module) -> Iterator[None]:
     """Weights and buffers made in inference mode stand in as normal tensors on the same memory."""
-    replaced = []
+    found, replaced = [], []
     try:
         for module in root.modules():
             if hasattr(module, "_v"):  # ComfyUI's own paging: these only ever come out of a cast
@@ -125,15 +151,18 @@ def _aliased(root: torch.nn.Module) -> Iterator[None]:
             for table in (module._parameters, module._buffers):
                 for name, tensor in table.items():
                     if tensor is not None and tensor.is_inference() and type(tensor.data) is torch.Tensor:
-                        replaced.append((table, name, tensor))
-        for table, name, tensor in replaced:
+                        found.append((table, name, tensor))
+        for table, name, tensor in found:
             alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
                 tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
             table[name] = torch.nn.Parameter(alias, False) if isinstance(tensor, torch.nn.Parameter) else alias
+            replaced.append((table, name, tensor, table[name]))
         yield
     finally:
-        for table, name, tensor in replaced:
-            table[name] = tensor
+        for table, name, tensor, alias in replaced:
+            # What ComfyUI has put there meanwhile (it moves weights when memory is short) stays.
+            if table.get(name) is alias:
+                table[name] = tensor
 
 
 @contextmanager
@@ -146,26 +175,36 @@ def _own_casts() -> Iterator[None]:
             weight, bias, *rest = original(*arguments, **options)
         return (weight.clone(), bias.clone() if bias is not None else None, *rest)
 
-    comfy.ops.cast_bias_weight = cast
-    try:
+    with _standing_in(comfy.ops, "cast_bias_weight", cast):
         yield
-    finally:
-        comfy.ops.cast_bias_weight = original
 
 
 @contextmanager
 def _recomputed(root: torch.nn.Module, layers: Mapping[str, torch.nn.Module]) -> Iterator[None]:
     """Blocks keep their inputs alone and Linears theirs, so streamed weights are only needed one at a time."""
-    blocks = _blocks(root)
-    try:
-        for module in blocks:
-            module.forward = _block_forward(module.forward)
+    with ExitStack() as stack:
+        for module in _blocks(root):
+            stack.enter_context(_standing_in(module, "forward", _block_forward(module.forward)))
         for module in layers.values():
-            module.forward = _linear_forward(module.forward)
+            stack.enter_context(_standing_in(module, "forward", _linear_forward(module.forward)))
+        yield
+
+
+@contextmanager
+def _standing_in(owner: object, name: str, value: object) -> Iterator[None]:
+    """Within, `owner.name` is `value`; afterwards the owner's own attribute is what it was, none where it had none.
+
+    Other packs patch single modules that way, too.
+    """
+    before = vars(owner).get(name, _NOTHING)
+    setattr(owner, name, value)
+    try:
         yield
     finally:
-        for module in (*blocks, *layers.values()):
-            module.__dict__.pop("forward", None)
+        if before is _NOTHING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
 
 
 def _blocks(root: torch.nn.Module) -> list[torch.nn.Module]:

@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from server import PromptServer
 
-from ..tpec.errors import TpecError
+from ..tpec.errors import TpecError, is_out_of_memory
 from ..tpec.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,10 @@ class NodeProgress:
         self._bar.update_absolute(round(_STEPS * part), _STEPS)
         left = "" if event.eta is None or part < _TELLING else f", about {_duration(event.eta)} left"
         self.text(f"{event.index} of {event.count} layers{left}\n{event.layer}")
+
+    def counted(self, what: str) -> Callable[[int, int], None]:
+        """A callback that shows how many of something are done."""
+        return lambda done, count: self.text(f"{what} {done + 1} of {count}")
 
     def part(self, done: int, total: int, message: str) -> None:
         """For work that is counted in whole pieces."""
@@ -121,8 +125,8 @@ def with_cpu_fallback(devices: Sequence[torch.device], need: Callable[[torch.dev
         try:
             with room_on(needs):
                 return work(devices), ""
-        except memory.OOM_EXCEPTION as error:
-            if all(map(memory.is_device_cpu, devices)):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or all(map(memory.is_device_cpu, devices)):
                 raise
             names = ", ".join(map(str, needs))
             log.warning("TPEC: out of memory on %s (%s), going on with the CPU.", names, error)

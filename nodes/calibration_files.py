@@ -17,7 +17,7 @@ from .paths import (
     loader_name,
     save_target,
 )
-from .saved import fingerprint, save_once
+from .saved import file_state, fingerprint, save_once
 
 
 class TPECSaveCalibration(io.ComfyNode):
@@ -55,8 +55,10 @@ class TPECSaveCalibration(io.ComfyNode):
     @classmethod
     def execute(cls, calibration: CalibrationHandle, name: str, if_exists: str) -> io.NodeOutput:
         root = calibration_root()
-        path = save_once(("TPECSaveCalibration", name, if_exists), str(calibration.path),
-                         lambda: publish(calibration.file(), save_target(root, name), if_exists))
+        source = calibration.file()
+        # A saved calibration that was loaded keeps its path when it is written anew.
+        path = save_once(("TPECSaveCalibration", name, if_exists), f"{source}|{file_state(source)}",
+                         lambda: publish(source, save_target(root, name), if_exists))
         return io.NodeOutput(loader_name(CALIBRATION_FOLDER, root, path), ui=ui.PreviewText(f"Saved as {path}"))
 
 

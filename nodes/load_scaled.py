@@ -9,7 +9,7 @@ from ..tpec.errors import TpecError
 from .bridge import NodeProgress
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .links import linked_outputs
-from .spool import whole
+from .spool import ensure_file
 
 PARTS = ("MODEL", "CLIP", "VAE")
 
@@ -32,7 +32,7 @@ class TPECLoadScaledFP8(io.ComfyNode):
 
     @classmethod
     def execute(cls, quantized: QuantizedHandle) -> io.NodeOutput:
-        handle = whole(quantized, NodeProgress(cls.hidden.unique_id))
+        handle = ensure_file(quantized, NodeProgress(cls.hidden.unique_id))
         parts = _load(handle)
         wanted = linked_outputs(cls.hidden.dynprompt, cls.hidden.unique_id)
         for index, part in enumerate(parts):

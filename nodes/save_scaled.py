@@ -11,7 +11,7 @@ from .destination import destination, kind_of_result, refuse_taken, room_left
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .paths import check_name, free_space, loader_name, save_choices, save_root
 from .saved import fingerprint, save_once, stands
-from .spool import whole
+from .spool import ensure_file
 
 
 class _ComboType(str):
@@ -101,5 +101,5 @@ def _publish(node_id: str, quantized: QuantizedHandle, folder: str, filename: st
     target = destination(quantized.kind, folder, filename)
     if if_exists == "error":
         refuse_taken(target, "The result is kept until ComfyUI ends: nothing will be computed again.")
-    spool = whole(quantized, NodeProgress(node_id)).path
+    spool = ensure_file(quantized, NodeProgress(node_id)).path
     return publish(spool, target, if_exists)

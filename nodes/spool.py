@@ -1,9 +1,11 @@
 """Results in ComfyUI's temp folder: made once per content, made again when gone, oldest removed when space is short."""
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,12 +21,14 @@ from ..tpec.report import Report
 from .bridge import torch_devices, with_cpu_fallback
 from .handles import QuantizedHandle, QuantizeRequest
 from .paths import temp_folder
-from .saved import file_state
+from .saved import State, file_state
 
 Progress = Callable[[object], None]
 
 #: Finished results of this process by content key; ComfyUI empties the temp folder when it starts and ends.
-_made: dict[str, tuple[QuantizedHandle, tuple[int, int]]] = {}
+_made: dict[str, tuple[QuantizedHandle, State | None]] = {}
+#: A working file that nothing was written to for so many seconds is what a failed run left.
+_ABANDONED = 600
 
 
 def _content_key(request: QuantizeRequest) -> str:
@@ -43,19 +47,21 @@ def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     """The result of `request`, from the temp folder when it is there and whole, else computed now."""
     key = _content_key(request)
     known = _made.get(key)
-    if known and file_state(known[0].path) == known[1]:
+    if known and known[1] is not None and file_state(known[0].path) == known[1]:
         return known[0]
     plan = make_plan(request.source.checkpoint, request.settings)
     folder = temp_folder("results")
-    _make_room(folder, plan)
-    handle = _compute(request, key, plan, folder / f"{_stem(plan)}-{key}.safetensors", progress)
+    output = folder / f"{_stem(plan)}-{key}.safetensors"
+    _make_room(output, plan.output_nbytes)
+    handle = _compute(request, key, plan, output, progress)
     _made[key] = handle, file_state(handle.path)
     return handle
 
 
-def whole(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:
-    """`handle` itself, or its result made again when somebody emptied the temp folder."""
-    if handle.path.is_file():
+def ensure_file(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:
+    """`handle` itself, or its result made again when its file in the temp folder is gone or not what was made."""
+    known = _made.get(handle.key)
+    if known and known[1] is not None and file_state(handle.path) == known[1]:
         return handle
     return quantized(handle.request, progress)
 
@@ -80,10 +86,30 @@ def _stem(plan: Plan) -> str:
     return name
 
 
-def _make_room(folder: Path, plan: Plan) -> None:
-    """Remove the oldest results while the disk has too little room for the next; the engine says so if it still has."""
-    finished = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
-    for path in finished:
-        if shutil.disk_usage(folder).free > plan.output_nbytes * 1.02:
+def _make_room(output: Path, nbytes: int) -> None:
+    """Remove what failed runs left and then the oldest results while the disk has too little room for `output`.
+
+    The engine says so if it still has.
+    """
+    folder = output.parent
+    for path in (*_leftovers(output), *_oldest_first(folder.glob("*.safetensors"))):
+        if shutil.disk_usage(folder).free > nbytes * 1.02:
             return
-        path.unlink(missing_ok=True)
+        # Windows keeps what somebody has open.
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _leftovers(output: Path) -> list[Path]:
+    """Working files that no run uses: those of `output`, which begins anew, and those not written to for long."""
+    before = (time.time() - _ABANDONED) * 1e9
+    own = f"{output.name}.partial"
+    return [path for path in _oldest_first(output.parent.glob("*.partial*"))
+            if path.name.startswith(own) or (state := file_state(path)) is not None and state[1] < before]
+
+
+def _oldest_first(paths: Iterable[Path]) -> list[Path]:
+    """By time of the last change, without those that are gone by now."""
+    states = {path: file_state(path) for path in paths}
+    there = {path: state[1] for path, state in states.items() if state is not None}
+    return sorted(there, key=there.__getitem__)

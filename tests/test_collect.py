@@ -69,7 +69,7 @@ def test_statistics_are_those_of_the_inputs(model: Attention) -> None:
     for name, tensors in (("q", batches), ("v", batches), ("proj", seen)):
         rows = torch.cat(tensors).reshape(-1, WIDTH).double()
         stats = calibration.stats(name)
-        assert torch.allclose(stats.gram.double(), rows.T @ rows / len(rows), atol=1e-5)
+        assert torch.allclose(stats.second_moment().double(), rows.T @ rows / len(rows), atol=1e-5)
         assert torch.allclose(stats.mean.double(), rows.mean(0), atol=1e-6)
         assert (stats.tokens, stats.absmax) == (40, rows.abs().max().float().item())
     assert (calibration.source, calibration.runs) == ("model.safetensors", 4)
@@ -84,7 +84,6 @@ def test_shared_inputs_are_one_group(model: Attention) -> None:
     assert dict(calibration.layers) == {"q": "q", "k": "q", "v": "q", "proj": "proj"}
     assert calibration.groups.keys() == {"q", "proj"}
     assert calibration.stats("spare") is None
-    assert collector.unseen == ("spare",)
     assert "4 layers with 2 different inputs" in calibration.summary()
 
 
@@ -97,7 +96,7 @@ def test_input_changed_in_place_is_another_input() -> None:
         second(x)
     calibration = collector.finish({})
     assert dict(calibration.layers) == {"a": "a", "b": "b"}
-    assert torch.allclose(calibration.stats("b").gram, calibration.stats("a").gram * 4, rtol=1e-4)
+    assert torch.allclose(calibration.stats("b").second_moment(), calibration.stats("a").second_moment() * 4, rtol=1e-4)
 
 
 def test_layers_that_stop_sharing_count_for_themselves() -> None:
@@ -109,7 +108,7 @@ def test_layers_that_stop_sharing_count_for_themselves() -> None:
     calibration = collector.finish({})
     assert calibration.stats("a").tokens == 20
     rows = y.reshape(-1, WIDTH).double()
-    assert torch.allclose(calibration.stats("b").gram.double(), rows.T @ rows / 10, atol=1e-5)
+    assert torch.allclose(calibration.stats("b").second_moment().double(), rows.T @ rows / 10, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -150,7 +149,18 @@ def test_half_precision_inputs_are_summed_in_float32() -> None:
     with Collector({"a": layer}, CPU) as collector, torch.no_grad():
         layer(x)
     rows = x.double()
-    assert torch.allclose(collector.finish({}).stats("a").gram.double(), rows.T @ rows / 3000, atol=1e-4)
+    assert torch.allclose(collector.finish({}).stats("a").second_moment().double(), rows.T @ rows / 3000, atol=1e-4)
+
+
+def test_a_pause_within_a_pause_ends_with_the_outer_one() -> None:
+    layer = linear(3, WIDTH)
+    with Collector({"a": layer}) as collector, torch.no_grad():
+        with collector.paused():
+            with collector.paused():
+                layer(batch(0))
+            layer(batch(1))
+        layer(batch(2, 7))
+    assert collector.finish({}).stats("a").tokens == 7
 
 
 def test_nothing_run_is_one_sentence(model: Attention) -> None:
@@ -184,7 +194,7 @@ def test_passes_are_joined_to_what_one_pass_gives(model: Attention) -> None:
         model(batch(0))
     whole = collector.finish(shapes(), "m", 1)
     for name in ("q", "k", "v", "proj"):
-        assert torch.equal(joined.stats(name).gram, whole.stats(name).gram)
+        assert torch.equal(joined.stats(name).second_moment(), whole.stats(name).second_moment())
     assert (joined.layers_hash, joined.runs) == (whole.layers_hash, 1)
 
 
@@ -220,4 +230,5 @@ def test_an_input_written_to_in_inference_mode_counts_for_itself() -> None:
         layers["third"](x)
     calibration = collector.finish({name: (3, 4) for name in layers})
     assert calibration.layers == {"first": "first", "second": "first", "third": "third"}
-    torch.testing.assert_close(calibration.stats("third").gram, 9 * calibration.stats("first").gram)
+    third, first = (calibration.stats(name).second_moment() for name in ("third", "first"))
+    torch.testing.assert_close(third, 9 * first)

@@ -9,7 +9,7 @@ from tpec.coupling import GROUPS, RowCoupling
 from tpec.grid import round_to_grid
 from tpec.layer import check_finite, quantize_tpec
 from tpec.metric import DenseMetric, unit_upper
-from tpec.outputs import OutputStats
+from tpec.outputs import HeldGradients
 from tpec.rounding import feedback
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def weights(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
 
 
 def coupling_of(matrix: torch.Tensor, tokens: int = 1 << 30) -> RowCoupling:
-    return RowCoupling(OutputStats(matrix[None].clone(), len(matrix), tokens), CPU)
+    return RowCoupling(HeldGradients(matrix[None].clone(), len(matrix), tokens), CPU)
 
 
 def kronecker_babai(scaled: torch.Tensor, m: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
@@ -79,13 +79,12 @@ def test_weighed_errors_are_the_matrix_product() -> None:
 
 
 @pytest.mark.parametrize("rows", [37, 40])
-def test_chunks_of_rows_give_the_same_codes(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+def test_chunks_of_rows_give_the_same_codes(rows: int) -> None:
     """Runs of at most 10 rows, the last one filled up; a chunk of few weights holds whole runs."""
-    monkeypatch.setattr("tpec.outputs.RUN_LIMIT", 10)
     runs = torch.stack([positive(10, seed) for seed in range(4)])
     if rows == 37:
         runs[3, 7:], runs[3, :, 7:] = 0, 0
-    coupling = RowCoupling(OutputStats(runs, rows, 1 << 30), CPU)
+    coupling = RowCoupling(HeldGradients(runs, rows, 1 << 30), CPU)
     weight, metric = weights(rows, 32), DenseMetric(positive(32, 9), torch.arange(32))
     results = [quantize_tpec(weight, check_finite("w", weight), metric, 1, None, items, coupling=coupling)
                for items in (1 << 20, 25 * 32, 1)]

@@ -19,7 +19,7 @@ from tpec.grid import round_to_grid
 from tpec.kernels import TRITON_BLOCK, round_block_torch
 from tpec.layer import check_finite, chunk_items, quantize_tpec
 from tpec.metric import DenseMetric
-from tpec.outputs import OutputStats
+from tpec.outputs import HeldGradients
 from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.principal import data_free_metric, principal_components
@@ -96,7 +96,7 @@ def test_coupled_rows_like_on_the_cpu() -> None:
     runs[1, 244:], runs[1, :, 244:] = 0, 0
     for device in (CUDA, torch.device("cpu")):
         w, metric = weight.to(device), DenseMetric(moment.to(device), torch.arange(256, device=device))
-        coupling = RowCoupling(OutputStats(runs.cpu(), 500, 1 << 20), device)
+        coupling = RowCoupling(HeldGradients(runs.cpu(), 500, 1 << 20), device)
         facts = quantize_tpec(w, check_finite("w", w), metric, 2, None, 1 << 20, coupling=coupling).facts
         losses.append((facts[3] / facts[4]).item())
     assert losses[0] < 1 and losses[0] == pytest.approx(losses[1], rel=5e-3)
@@ -175,4 +175,4 @@ def test_sums_on_the_host_are_those_on_the_gpu() -> None:
         assert (got - expected).norm() < 1e-3 * expected.norm()
     assert there.outputs.keys() == here.outputs.keys() == {"0", "1"}
     for name, stats in there.outputs.items():
-        torch.testing.assert_close(here.outputs[name].gram, stats.gram, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(here.outputs[name].second_moment(), stats.second_moment(), rtol=1e-3, atol=1e-5)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tpec.coupling import RowCoupling
 from tpec.errors import TpecError
 from tpec.grid import FP8, decode
-from tpec.layer import FACTS, Quantized, check_finite, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
+from tpec.layer import FACTS, Quantized, check_finite, corrected_bias, quantize_nearest, quantize_tpec
 from tpec.metric import DenseMetric, Metric
-from tpec.outputs import OutputStats
+from tpec.outputs import HeldGradients
 from tpec.principal import data_free_metric, principal_components
 
 ITEMS = 1 << 20
@@ -95,12 +95,16 @@ def test_zeros_stay_zeros(method) -> None:
     assert result.facts[:-1].abs().sum() == 0
 
 
-def test_zero_rows_and_columns_stay_zero() -> None:
+def test_zero_rows_stay_zero_and_zero_columns_small() -> None:
     weight = random(30, 40)
     weight[3], weight[:, 5] = 0, 0
-    result, _ = tpec(weight, sweeps=1)
-    assert result.codes[3].float().abs().max() * result.scale < 0.1
-    assert relative_error(weight, result) < 0.05
+    for sweeps in (0, 2):
+        result, _ = tpec(weight, sweeps=sweeps)
+        restored = decode(result.codes, result.scale)
+        # Nothing to make up for in a row of zeros; a column of zeros may make up for others, but only by little.
+        assert restored[3].count_nonzero() == 0
+        assert restored[:, 5].norm() < 0.05 * weight[:, 4].norm()
+        assert relative_error(weight, result) < 0.05
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e300])
@@ -148,7 +152,7 @@ def test_sweeps_end_where_nothing_moves_and_are_reported_as_made(coupled: bool) 
     metric = DenseMetric(x.T @ x / 500, torch.arange(30))
     weight = random(48, 30, seed=3)
     largest = check_finite("w", weight)
-    coupling = RowCoupling(OutputStats(torch.eye(48)[None], 48, 10_000), weight.device) if coupled else None
+    coupling = RowCoupling(HeldGradients(torch.eye(48)[None], 48, 10_000), weight.device) if coupled else None
     several, many = (quantize_tpec(weight, largest, metric, sweeps, None, ITEMS, coupling=coupling)
                      for sweeps in (300, 400))
     assert 1 < fact(several, "sweeps") == fact(many, "sweeps") < 300
@@ -209,7 +213,3 @@ def test_corrected_bias_keeps_the_mean_output() -> None:
     new = corrected_bias(weight, result, bias, mean, 64)
     assert torch.allclose(decode(result.codes, result.scale) @ mean + new, weight @ mean + bias, atol=1e-5)
     assert new.dtype == bias.dtype
-
-
-def test_chunk_sizes() -> None:
-    assert chunk_items(torch.device("cpu")) < chunk_items(torch.device("cuda"))

@@ -1,148 +1,58 @@
-"""Output statistics in a calibration: the file, adding up, and whole runs with them."""
-
-import json
-from dataclasses import replace
-from pathlib import Path
+"""Second moments of gradients: sums in runs of rows, adding up, and what is computed on access."""
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from samples import load, python, save_flux, sha256
+from samples import generator
 
-from tpec.calibration import Calibration, hash_layers, merge
-from tpec.calibration_file import open_calibration, save_calibration
-from tpec.checkpoint import open_checkpoint
-from tpec.collect import join_passes, plan_collection
 from tpec.errors import TpecError
-from tpec.estimate import estimate
-from tpec.families import QUANTIZE
-from tpec.grid import decode
-from tpec.inputs import InputStats
-from tpec.outputs import OutputStats, output_bytes, run_shape
-from tpec.pipeline import quantize
-from tpec.plan import Plan, make_plan
-from tpec.settings import Settings
-from tpec.verify import verify
+from tpec.outputs import GradientsOnDemand, HeldGradients, OutputAccumulator, merge_outputs, run_shape
 
-LAYER = "single_blocks.0.linear1"
+CPU = torch.device("cpu")
 
 
-def outputs(rows: int, seed: int = 0, rank: int = 6, tokens: int = 100_000) -> OutputStats:
-    """Gradients in few directions."""
-    runs, size = run_shape(rows)
-    factor = torch.randn(runs, size, rank, generator=torch.Generator().manual_seed(seed))
-    return OutputStats(factor @ factor.mT, rows, tokens)
+def test_wide_outputs_are_kept_in_runs() -> None:
+    assert run_shape(10, 4) == (3, 4) and run_shape(8, 4) == (2, 4) and run_shape(3, 4) == (1, 3)
+    gradients = torch.randn(50, 10, generator=generator())
+    total = OutputAccumulator(10, CPU, limit=4)
+    total.add(gradients[:20])
+    total.add(gradients[20:].bfloat16().float())
+    stats = total.finish()
+    gram = stats.second_moment()
+    assert gram.shape == (3, 4, 4) and stats.tokens == 50
+    assert (stats.runs, stats.nbytes) == (3, 4 * 3 * 4 * 4)
+    whole = gradients.mT @ gradients / 50
+    torch.testing.assert_close(gram[1], whole[4:8, 4:8], atol=1e-2, rtol=0)
+    assert not gram[2, 2:].any()
 
 
-def inputs(width: int, seed: int = 0) -> InputStats:
-    x = torch.randn(4000, width, generator=torch.Generator().manual_seed(seed)) * torch.linspace(3, 0.2, width)
-    return InputStats(x.mean(0), x.abs().max().item(), len(x), x.mT @ x / len(x))
+def test_merging_weighs_by_tokens_and_keeps_what_one_side_knows() -> None:
+    one, three = HeldGradients(torch.ones(1, 2, 2), 2, 10), HeldGradients(3 * torch.ones(1, 2, 2), 2, 30)
+    merged = merge_outputs({"a": one, "b": one}, {"a": three})
+    assert merged["a"].tokens == 40 and torch.equal(merged["a"].second_moment(), torch.full((1, 2, 2), 2.5))
+    assert merged["b"] is one
 
 
-def calibration_of(plan: Plan, with_outputs: bool = True) -> Calibration:
-    shapes = {layer.local_layer: layer.shape for layer in plan.of(QUANTIZE)}
-    widths = {shape[1] for shape in shapes.values()}
-    found = {name: outputs(shape[0]) for name, shape in shapes.items() if with_outputs and "mod" not in name}
-    return Calibration({str(width): inputs(width) for width in widths},
-                       {name: str(shape[1]) for name, shape in shapes.items()}, hash_layers(shapes), outputs=found)
+def test_other_forms_are_not_added_up() -> None:
+    for other in (HeldGradients(torch.ones(1, 3, 3), 3, 1), HeldGradients(torch.ones(2, 1, 1), 2, 1)):
+        with pytest.raises(TpecError, match="output of 'a' in different forms"):
+            merge_outputs({"a": HeldGradients(torch.ones(1, 2, 2), 2, 10)}, {"a": other})
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    return make_plan(open_checkpoint(save_flux(tmp_path)), Settings())
+def test_on_demand_is_computed_at_every_access() -> None:
+    asked: list[torch.device] = []
+
+    def make(device: torch.device) -> torch.Tensor:
+        asked.append(device)
+        return torch.ones(2, 3, 3, device=device)
+
+    lazy = GradientsOnDemand(5, 10, 2, make)
+    assert lazy.nbytes == HeldGradients(torch.ones(2, 3, 3), 5, 10).nbytes and not asked
+    assert torch.equal(lazy.second_moment(), lazy.in_memory().gram) and asked == [CPU, CPU]
 
 
-def felt(source: Path, result: Path, stats: OutputStats) -> float:
-    """What the layer's error costs along the directions of its gradients, on inputs like the calibration's."""
-    before, after = load(source), load(result)
-    error = decode(after[f"{LAYER}.weight"], after[f"{LAYER}.weight_scale"]) - before[f"{LAYER}.weight"].float()
-    moment = inputs(error.shape[1]).gram
-    return ((stats.gram[0] @ error @ moment) * error).sum().item()
-
-
-def test_errors_that_the_result_feels_shrink(tmp_path: Path, plan: Plan) -> None:
-    both = calibration_of(plan)
-    report = quantize(plan, tmp_path / "both", calibration=both)
-    quantize(plan, tmp_path / "inputs", calibration=calibration_of(plan, False))
-    metrics = {layer.name: layer.metric for layer in report.layers}
-    assert {metric for name, metric in metrics.items() if "mod" in name} == {"activation"}
-    assert {metric for name, metric in metrics.items() if "mod" not in name} == {"gradient"}
-    source = plan.checkpoint.files[0]
-    assert felt(source, tmp_path / "both", both.outputs[LAYER]) < 0.7 * felt(
-        source, tmp_path / "inputs", both.outputs[LAYER])
-    assert verify(source, tmp_path / "both").ok
-    assert all(layer.loss <= layer.nearest_loss for layer in report.layers)
-
-
-def test_lanes_give_the_same_bytes(tmp_path: Path, plan: Plan) -> None:
-    calibration = calibration_of(plan)
-    quantize(plan, tmp_path / "a", calibration=calibration)
-    quantize(plan, tmp_path / "b", calibration=calibration, devices=("cpu", "cpu"))
-    assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
-
-
-def test_file_round_trip_is_exact(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tpec.outputs.RUN_LIMIT", 40)
-    calibration = calibration_of(plan)
-    assert calibration.outputs[LAYER].gram.shape[0] > 1
-    again = open_calibration(save_calibration(calibration, tmp_path / "c.safetensors")).whole()
-    assert again.digest() == calibration.digest() != calibration_of(plan, False).digest()
-    assert again.outputs.keys() == calibration.outputs.keys()
-    assert all(torch.equal(again.outputs[name].gram, stats.gram) for name, stats in calibration.outputs.items())
-    assert "output gradients of" in again.summary() and again.nbytes == calibration.nbytes
-
-
-def test_command_line_uses_them(tmp_path: Path, plan: Plan) -> None:
-    save_calibration(calibration_of(plan), tmp_path / "c.safetensors")
-    process = python("import sys\nfrom tpec.cli import main\nsys.exit(main(sys.argv[1:]))",
-                     ["quantize", plan.checkpoint.files[0], "-o", tmp_path / "q.safetensors", "--calibration",
-                      tmp_path / "c.safetensors", "--report", tmp_path / "r.json", "--quiet"])
-    assert process.wait(240) == 0
-    report = json.loads((tmp_path / "r.json").read_text())
-    assert "gradient" in {layer["metric"] for layer in report["layers"]}
-
-
-@pytest.mark.parametrize("case", ["missing", "shape", "nan", "rows"])
-def test_damaged_outputs_are_refused(tmp_path: Path, plan: Plan, case: str) -> None:
-    path = save_calibration(calibration_of(plan), tmp_path / "c.safetensors")
-    with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    key = f"{LAYER}.output_gram"
-    if case == "missing":
-        del tensors[key]
-    elif case == "shape":
-        tensors[key] = tensors[key][:, :-1].contiguous()
-    elif case == "nan":
-        tensors[key][0, 0] = float("nan")
-    else:
-        facts = json.loads(metadata["outputs"])
-        facts[LAYER]["rows"] = 0
-        metadata["outputs"] = json.dumps(facts)
-    save_file(tensors, path, metadata)
-    with pytest.raises(TpecError, match="damaged"):
-        open_calibration(path).whole()
-
-
-def test_outputs_of_another_model_are_refused(tmp_path: Path, plan: Plan) -> None:
-    calibration = calibration_of(plan)
-    calibration = replace(calibration, outputs={**calibration.outputs, LAYER: outputs(7)})
-    with pytest.raises(TpecError, match=f"another model: its '{LAYER}' has 7 outputs"):
-        quantize(plan, tmp_path / "q", calibration=calibration)
-    assert not (tmp_path / "q").exists()
-
-
-def test_added_up_with_inputs_and_joined_over_passes(plan: Plan) -> None:
-    with_outputs, without = calibration_of(plan), calibration_of(plan, False)
-    assert merge(with_outputs, without).outputs.keys() == with_outputs.outputs.keys()
-    assert merge(with_outputs, with_outputs).outputs[LAYER].tokens == 200_000
-    assert join_passes([with_outputs]).outputs.keys() == with_outputs.outputs.keys()
-
-
-def test_memory_is_counted(plan: Plan) -> None:
-    cpu = torch.device("cpu")
-    assert estimate(plan, cpu, calibration_of(plan)).host > estimate(plan, cpu, calibration_of(plan, False)).host
-    widths, rows = {"a": 64, "b": 64}, {"a": 128, "b": 128}
-    assert plan_collection(widths, cpu, 0, 1 << 30, rows).nbytes == 2 * (4 * 64 * 64 + output_bytes(128))
-    one = 4 * 64 * 64 + output_bytes(128)
-    assert len(plan_collection(widths, cpu, 0, one, rows).passes) == 2
+def test_statistics_compare_by_identity_and_are_not_changed_by_their_users() -> None:
+    """Comparing the tensors of two would have no single answer."""
+    one, other = (HeldGradients(torch.ones(1, 2, 2), 2, 10) for _ in range(2))
+    assert one == one and one != other and len({one, other}) == 2
+    one.second_moment().zero_()
+    assert one.gram.all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from samples import generator
 
-from tpec.principal import data_free_metric, forget_starts, principal_components, row_chunks
+from tpec.principal import data_free_metric, principal_components, row_chunks, start_directions
 
 ITEMS = 1 << 20
 
@@ -86,13 +86,13 @@ def test_chunks_give_the_same_directions() -> None:
     assert torch.allclose(whole.first_right, parts.first_right, atol=1e-4)
 
 
-def test_two_calls_are_bit_equal_also_after_forgetting() -> None:
-    weight = structured(90, 70)
-    first = components(weight)
-    forget_starts()
-    second = components(weight)
-    assert torch.equal(first.right, second.right)
-    assert torch.equal(first.first_left, second.first_left)
+def test_kept_directions_and_new_ones_give_the_same_bits() -> None:
+    weight, largest = structured(90, 70), structured(90, 70).abs().max().float()
+    kept = start_directions()
+    first, second = (principal_components(weight, largest, 4, 1 << 20, directions=kept) for _ in range(2))
+    for other in (second, principal_components(weight, largest, 4, 1 << 20)):
+        assert torch.equal(first.right, other.right)
+        assert torch.equal(first.first_left, other.first_left)
 
 
 def test_row_chunks_cover_all_rows_once() -> None:

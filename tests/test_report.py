@@ -38,6 +38,15 @@ def test_zero_layers_do_not_break_the_means() -> None:
     assert report(replace(LAYER, loss=0.0)).loss_ratio == 1.0
 
 
+def test_loss_of_nothing_may_come_out_slightly_negative() -> None:
+    """What float32 leaves of zero: plots and tables show 0, where its root would be a complex number."""
+    slight = replace(LAYER, loss=-1e-12)
+    assert slight.loss_ratio < 0 and slight.error_ratio == 0.0
+    assert LAYER.error_ratio == pytest.approx(0.5)
+    assert "0.000" in report(slight).table()
+    assert report(slight, LAYER).loss_ratio == pytest.approx(0.5)
+
+
 def test_text() -> None:
     text = report(LAYER, notes=("cuda:0 ran out of memory",), dropped=3).text()
     assert text.splitlines()[0].startswith("Rounding error 50 % lower than plain FP8")

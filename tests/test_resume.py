@@ -15,7 +15,7 @@ from tpec.calibration import Calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.cli import main
 from tpec.errors import TpecError
-from tpec.inputs import InputStats
+from tpec.inputs import Gram, HeldInputs
 from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.settings import Settings
@@ -210,8 +210,8 @@ def test_interrupt_with_resume_keeps_the_work(tmp_path: Path, source: Path, stop
     assert names_in(tmp_path) == {"model.safetensors", "q.safetensors.partial", "q.safetensors.partial.journal0"}
 
 
-def stats(width: int, size: float) -> InputStats:
-    return InputStats(torch.zeros(width), size, 1000, torch.eye(width) * size)
+def stats(width: int, size: float) -> HeldInputs:
+    return HeldInputs(torch.zeros(width), size, 1000, Gram(torch.eye(width) * size))
 
 
 def test_working_file_without_a_synced_line_is_begun_anew(source: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from samples import REPOSITORY, environment, generator, sha256, weights
 from tpec.calibration import Calibration
 from tpec.calibration_file import save_calibration
 from tpec.demo import flux_shapes
-from tpec.inputs import InputStats
+from tpec.inputs import Gram, HeldInputs
 from tpec.steady import cholesky, cholesky_inverse, total
 
 #: MKL promises nothing; with more threads than this, matrices of odd and small sizes may differ.
@@ -102,7 +102,7 @@ def test_files_do_not_depend_on_threads(tmp_path: Path) -> None:
     some = ("--exclude", r"double_blocks|linear1|_in\.")
     assert len({quantized(source, threads, *some) for threads in THREADS}) == 1
     layer = "single_blocks.0.modulation.lin"
-    stats = InputStats(torch.zeros(1024), 5.0, 10_000, positive(1024))
+    stats = HeldInputs(torch.zeros(1024), 5.0, 10_000, Gram(positive(1024)))
     path = save_calibration(Calibration({"a": stats}, {layer: "a"}, "hash"), tmp_path / "stats.safetensors")
     some = ("--exclude", r"double_blocks|linear|_in\.", "--calibration", path)
     assert len({quantized(source, threads, *some) for threads in THREADS}) == 1

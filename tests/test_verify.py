@@ -12,7 +12,7 @@ from samples import generator, load, save_flux
 from tpec.calibration import Calibration
 from tpec.checkpoint import open_checkpoint
 from tpec.errors import TpecError
-from tpec.inputs import InputStats
+from tpec.inputs import Gram, HeldInputs
 from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.settings import FORMATS, Settings
@@ -154,7 +154,7 @@ def corrected(folder: Path) -> Path:
         if layer.layer.startswith("single_blocks"):
             width = layer.shape[1]
             x = torch.randn(20 * width, width, generator=make) + torch.randn(width, generator=make) / 2
-            groups[layer.layer] = InputStats(x.mean(0), x.abs().max().item(), len(x), x.T @ x / len(x))
+            groups[layer.layer] = HeldInputs(x.mean(0), x.abs().max().item(), len(x), Gram(x.T @ x / len(x)))
             layers[layer.layer] = layer.layer
     quantize(plan, folder / "calibrated", calibration=Calibration(groups, layers, "h"))
     return folder

@@ -1,24 +1,23 @@
 """Running second moments of one layer's input: exact for moderate widths, a randomized summary above them."""
 
-from functools import partial
 from typing import Protocol
 
 import torch
 
-from .inputs import InputStats, LazyStats, eigenpairs
-from .workspace import Workspace
+from .errors import is_out_of_memory
+from .inputs import Gram, InputsOnDemand, InputStats, Summary, eigenpairs, gram_form, summary_form
+from .workspace import TOKENS, Workspace
 
 #: Widths up to this keep the whole matrix E[x x^T]; wider ones a summary of rank width / SKETCH_SHARE.
 WIDTH_LIMIT = 4096
 SKETCH_SHARE = 8
-#: Rows of float32 input multiplied at a time.
-_TOKENS = 8192
+_CPU = torch.device("cpu")
 
 
 class Accumulator(Protocol):
     """Takes inputs [tokens, n] of any float dtype on any device.
 
-    `finish` gives their statistics; the sums become the large parts when somebody looks at them.
+    `finish` gives their statistics; the sums become the large parts on access.
     """
 
     def add(self, rows: torch.Tensor) -> None: ...
@@ -51,8 +50,8 @@ class _Moments:
         self.absmax.copy_(torch.maximum(self.absmax, rows.abs().max().to(self.absmax.device)))
         self.tokens += len(rows)
 
-    def finish(self) -> dict[str, object]:
-        return {"mean": _plain(self.total / self.count), "absmax": self.absmax.item(), "tokens": self.tokens}
+    def mean(self) -> torch.Tensor:
+        return _plain(self.total / self.count)
 
     @property
     def count(self) -> int:
@@ -69,7 +68,7 @@ class GramAccumulator:
             self._gram = torch.zeros(width, width, device=device)
 
     def add(self, rows: torch.Tensor) -> None:
-        for part in rows.split(_TOKENS):
+        for part in rows.split(TOKENS):
             part = part.float()
             self._moments.add(part)
             if part.device == self._gram.device:
@@ -78,13 +77,12 @@ class GramAccumulator:
                 self._workspace.add(self._gram, part.mT @ part)
 
     def finish(self) -> InputStats:
-        facts = self._moments.finish()
-        form = {"mean": tuple(facts["mean"].shape), "gram": tuple(self._gram.shape)}
-        return LazyStats(**facts, form=form, make=partial(self._whole, facts))
+        seen = self._moments
+        return InputsOnDemand(seen.mean(), seen.absmax.item(), seen.tokens, gram_form(len(self._gram)), self._moment)
 
-    def _whole(self, facts: dict[str, object]) -> InputStats:
+    def _moment(self, device: torch.device) -> Gram:
         gram = _plain(self._gram / self._moments.count)
-        return InputStats(gram=(gram + gram.mT) / 2, **facts)
+        return Gram(((gram + gram.mT) / 2).to(device))
 
 
 class SketchAccumulator:
@@ -102,31 +100,37 @@ class SketchAccumulator:
 
     def add(self, rows: torch.Tensor) -> None:
         self._nearby = rows.device
-        test = self._workspace.test_matrix(*self._image.shape, rows.device)
-        for part in rows.split(_TOKENS):
+        width, rank = self._image.shape
+        test = self._workspace.test_matrix(width, rank, rows.device)
+        for part in rows.split(TOKENS):
             part = part.float()
             self._moments.add(part)
             self._workspace.add(self._image, part.mT @ (part @ test))
             self._diagonal += part.square().sum(0).to(self._diagonal.device)
 
     def finish(self) -> InputStats:
-        facts = self._moments.finish()
-        width, rank = self._image.shape
-        form = {"mean": (width,), "vectors": (width, rank), "values": (rank,), "rest": (width,)}
-        return LazyStats(**facts, form=form, make=partial(self._whole, facts))
+        seen, form = self._moments, summary_form(*self._image.shape)
+        return InputsOnDemand(seen.mean(), seen.absmax.item(), seen.tokens, form, self._moment)
 
-    def _whole(self, facts: dict[str, object]) -> InputStats:
-        try:
-            # Apple's devices have no float64, which the eigenvalues take.
-            vectors, values = self._eigenpairs(self._nearby if self._nearby.type == "cuda" else torch.device("cpu"))
-        except torch.OutOfMemoryError:
-            vectors, values = self._eigenpairs(torch.device("cpu"))
+    def _moment(self, device: torch.device) -> Summary:
+        vectors, values = self._nearby_eigenpairs()
         rest = (_plain(self._diagonal / self._moments.count) - vectors.square() @ values).clamp(min=0)
-        return InputStats(vectors=vectors, values=values, rest=rest, **facts)
+        return Summary(vectors.to(device), values.to(device), rest.to(device))
+
+    def _nearby_eigenpairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        # Apple's devices have no float64, which the eigenvalues take.
+        if self._nearby.type == "cuda":
+            try:
+                return self._eigenpairs(self._nearby)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+        return self._eigenpairs(_CPU)
 
     def _eigenpairs(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         image = self._image.to(device) / self._moments.count
-        test = self._workspace.test_matrix(*image.shape, device)
+        width, rank = image.shape
+        test = self._workspace.test_matrix(width, rank, device)
         # A small shift keeps the core positive; it is taken off the eigenvalues again.
         shift = 1e-6 * image.norm() + torch.finfo(torch.float32).tiny
         image = image + shift * test

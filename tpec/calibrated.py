@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from .calibration import Calibration
+from .damping import Damping, damped, scaled
 from .errors import TpecError
 from .families import QUANTIZE
 from .grid import FP8_MAX
@@ -17,19 +18,11 @@ from .work import Task
 
 #: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
 _CENTRING = 0.95
-#: Damping in units of the mean diagonal: about _SHRINKAGE * width / tokens, within these bounds.
-_SHRINKAGE = 2.0
-_DAMPING = (0.003, 0.03)
+_DAMPING = Damping(2.0, 0.003, 0.03)
 #: Fewer distinct tokens per column than this and the mean is not trusted either.
 _FEW = 8.0
 #: The least size of an input, relative to its maximum, that FP8 keeps to a few percent: 448 / 2^-6.
 _FP8_RANGE = 28672.0
-
-
-def damping(stats: InputStats) -> float:
-    """The share of the mean diagonal that is added to it: more for few tokens (shrinkage to a multiple of I)."""
-    low, high = _DAMPING
-    return min(max(_SHRINKAGE * stats.width / max(stats.tokens, 1), low), high)
 
 
 def centred(stats: InputStats, has_bias: bool) -> bool:
@@ -43,30 +36,22 @@ def calibrated_metric(stats: InputStats, has_bias: bool, device: torch.device) -
     if centred(stats, has_bias):
         mean = stats.mean.to(device)
         moment.addr_(mean, mean, alpha=-_CENTRING)
-    diagonal = moment.diagonal()
-    average = diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    moment /= average
-    share = damping(stats)
-    order = diagonal.argsort(descending=True, stable=True)
-    # Float32 Gram matrices of few tokens can be slightly indefinite: then damp more.
-    for _ in range(4):
-        moment.diagonal().add_(share)
-        try:
-            return DenseMetric(moment, order)
-        except torch.linalg.LinAlgError:
-            share *= 9
-    raise TpecError("The calibration holds a matrix that is not positive: collect it anew.")
+    scaled(moment, stats.width)
+    order = moment.diagonal().argsort(descending=True, stable=True)
+    return damped(moment, _DAMPING.share(stats.width, stats.tokens), lambda matrix: DenseMetric(matrix, order))
 
 
 def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
     """Names (in the file) of the layers it covers. Raises TpecError when it is of another model."""
-    layers = plan.of(QUANTIZE)
-    covered = [layer for layer in layers if calibration.stats(layer.local_layer) is not None]
-    for layer in covered:
-        width = calibration.stats(layer.local_layer).width
-        if width != layer.shape[1]:
-            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' reads {width} values, "
-                            f"that of {plan.checkpoint.name} {layer.shape[1]}.")
+    layers, covered = plan.of(QUANTIZE), []
+    for layer in layers:
+        stats = calibration.stats(layer.local_layer)
+        if stats is None:
+            continue
+        covered.append(layer)
+        if stats.width != layer.shape[1]:
+            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' reads {stats.width} "
+                            f"values, that of {plan.checkpoint.name} {layer.shape[1]}.")
         outputs = calibration.outputs.get(layer.local_layer)
         if outputs is not None and outputs.rows != layer.shape[0]:
             raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' has {outputs.rows} "
@@ -102,7 +87,9 @@ def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
 def calibration_record(tasks: Iterable[Task], calibration: Calibration | None) -> dict[str, float | None]:
     """The calibrated layers among `tasks`, for the file's header: |E[x]| where the bias makes up for it, else None."""
     record: dict[str, float | None] = {}
-    for task in tasks if calibration is not None else ():
+    if calibration is None:
+        return record
+    for task in tasks:
         stats = calibration.stats(task.layer.local_layer) if task.quantize else None
         if stats is not None:
             corrects = centred(stats, task.bias is not None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from .errors import TpecError
 from .inputs import InputStats, merge_inputs
-from .outputs import OutputStats, merge_outputs
+from .outputs import GradientStats, merge_outputs
 
 VERSION = "1"
 
@@ -29,7 +29,7 @@ class Calibration:
     layers_hash: str
     source: str = ""
     runs: int = 0
-    outputs: Mapping[str, OutputStats] = field(default_factory=dict)
+    outputs: Mapping[str, GradientStats] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     identity: Mapping[str, object] | None = None
 
@@ -46,10 +46,10 @@ class Calibration:
     def nbytes(self) -> int:
         return sum(stats.nbytes for stats in (*self.groups.values(), *self.outputs.values()))
 
-    def whole(self) -> "Calibration":
+    def in_memory(self) -> "Calibration":
         """The same with all statistics in memory."""
-        groups = {name: stats.whole() for name, stats in self.groups.items()}
-        outputs = {name: stats.whole() for name, stats in self.outputs.items()}
+        groups = {name: stats.in_memory() for name, stats in self.groups.items()}
+        outputs = {name: stats.in_memory() for name, stats in self.outputs.items()}
         return replace(self, groups=groups, outputs=outputs, identity=None)
 
     def summary(self) -> str:
@@ -74,7 +74,7 @@ class Calibration:
                 digest.update(tensor.contiguous().numpy().tobytes())
         for name, stats in sorted(self.outputs.items()):
             digest.update(f"{name} {stats.tokens}".encode())
-            digest.update(stats.gram.contiguous().numpy().tobytes())
+            digest.update(stats.second_moment().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -85,7 +85,7 @@ def hash_layers(shapes: Mapping[str, tuple[int, ...]] | Iterable[tuple[str, tupl
 
 
 def merge(first: Calibration, second: Calibration) -> Calibration:
-    """Both calibrations as one, weighted by tokens and added up when somebody looks.
+    """Both calibrations as one, weighted by tokens and added up on access.
 
     Raises TpecError when they are of different models.
     """

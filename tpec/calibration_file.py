@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,9 +16,9 @@ from .checkpoint import open_checkpoint
 from .errors import TpecError
 from .header import make_header
 from .inputs import InputStats
-from .outputs import OutputStats, run_shape
+from .outputs import GradientStats
 from .spool import disk_fault, sync_folder
-from .stored import StoredFile, StoredOutputs, StoredStats, folded, triangle
+from .stored import StoredFile, folded, stored_gradients, stored_inputs, triangle
 
 _KIND = "tpec_calibration"
 
@@ -37,7 +38,7 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
                      on_part: OnPart = lambda done, count: None) -> Path:
     """Write atomically; of symmetric matrices only one triangle. Raises TpecError when `path` is taken.
 
-    What is made when it is looked at is made part by part. An exception from `on_part` leaves nothing behind.
+    What is computed on access is computed part by part. An exception from `on_part` leaves nothing behind.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -78,9 +79,9 @@ def open_calibration(path: Path | str) -> Calibration:
         facts, layers = _table(meta["facts"]), _table(meta["layers"])
         if not layers or not set(layers.values()) <= facts.keys():
             raise ValueError("its layers name no statistics")
-        groups = {name: StoredStats(file, name, float(fact["absmax"]), int(fact["tokens"]))
+        groups = {name: stored_inputs(file, name, float(fact["absmax"]), int(fact["tokens"]))
                   for name, fact in facts.items()}
-        outputs = {name: StoredOutputs(file, name, int(fact["rows"]), int(fact["tokens"]))
+        outputs = {name: stored_gradients(file, name, int(fact["rows"]), int(fact["tokens"]))
                    for name, fact in _table(meta.get("outputs", "{}")).items()}
         return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs,
                            _shapes(meta.get("shapes", "{}"), meta["layers_hash"]), checkpoint.identity())
@@ -94,8 +95,8 @@ def _groups(calibration: Calibration) -> Iterator[_Group]:
                   for part, shape in stats.form.items()}
         yield _Group(shapes, partial(_input_parts, stats))
     for name, stats in calibration.outputs.items():
-        runs, size = run_shape(stats.rows)
-        yield _Group({f"{name}.output_gram": (runs, triangle(size))}, partial(_output_parts, stats))
+        size = -(-stats.rows // stats.runs)
+        yield _Group({f"{name}.output_gram": (stats.runs, triangle(size))}, partial(_output_parts, stats))
 
 
 def _input_parts(stats: InputStats) -> Iterator[torch.Tensor]:
@@ -103,8 +104,8 @@ def _input_parts(stats: InputStats) -> Iterator[torch.Tensor]:
         yield folded(part) if name == "gram" else part
 
 
-def _output_parts(stats: OutputStats) -> Iterator[torch.Tensor]:
-    yield folded(stats.gram)
+def _output_parts(stats: GradientStats) -> Iterator[torch.Tensor]:
+    yield folded(stats.second_moment())
 
 
 def _write(path: Path, groups: list[_Group], metadata: dict[str, str], on_part: OnPart) -> None:
@@ -121,7 +122,7 @@ def _write(path: Path, groups: list[_Group], metadata: dict[str, str], on_part: 
         os.fsync(file.fileno())
 
 
-def _table(text: str) -> dict[str, object]:
+def _table(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError("a table is missing")

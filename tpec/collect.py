@@ -73,7 +73,7 @@ class _Seen:
     def __init__(self, tensor: torch.Tensor, group: str) -> None:
         self.tensor, self.group = tensor, group
         self._version = None if tensor.is_inference() else tensor._version
-        self._sample = self._values() if self._version is None else None
+        self._sample = tensor.new_empty(0) if self._version is not None else self._values()
 
     def _values(self) -> torch.Tensor:
         return self.tensor.flatten()[:: max(1, self.tensor.numel() // _SAMPLED)].clone()
@@ -136,21 +136,16 @@ class Collector:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Runs within do not count."""
-        self._paused = True
+        before, self._paused = self._paused, True
         try:
             yield
         finally:
-            self._paused = False
-
-    @property
-    def unseen(self) -> tuple[str, ...]:
-        """Hooked layers that were never run."""
-        return tuple(name for name in self._modules if name not in self._group)
+            self._paused = before
 
     def finish(self, shapes: Mapping[str, tuple[int, ...]], source: str = "", runs: int = 1) -> Calibration:
         """The statistics so far; `shapes` are all of the model's Linear weights [out, in], hooked or not.
 
-        The sums become the statistics when somebody looks, one by one: in memory both would take twice as much.
+        The sums become the statistics on access, one by one: in memory both would take twice as much.
         Raises TpecError when nothing was seen, or values that are not finite.
         """
         if not self._sums:

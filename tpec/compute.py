@@ -16,7 +16,7 @@ from .layer import FACTS, Quantized, check_finite, chunk_items, corrected_bias, 
 from .layout import Layout, scalar_names
 from .metric import DenseMetric
 from .plan import Plan
-from .principal import data_free_metric, principal_components
+from .principal import data_free_metric, principal_components, start_directions
 from .progress import Meter
 
 #: Data-free: this share of the columns' number of components, at most so many, and their extra weight.
@@ -50,6 +50,7 @@ class Compute:
         self._device = device
         self._meter = meter
         self._metric: tuple[object, DenseMetric] | None = None
+        self._directions = start_directions()
         cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if cuda else None
         self._download = torch.cuda.Stream(device) if cuda else None
@@ -110,7 +111,7 @@ class Compute:
         if stats is None:
             k = settings.top_k or default_rank(weight.shape[1])
             sweeps = SWEEPS_DATA_FREE if settings.num_iter is None else settings.num_iter
-            components = principal_components(weight, largest, k, items, tick)
+            components = principal_components(weight, largest, k, items, tick, self._directions)
             metric = data_free_metric(components, STRENGTH)
             return quantize_tpec(weight, largest, metric, sweeps, components, items, tick), bias, "weight"
         has_bias = bias is not None

@@ -7,41 +7,28 @@ rounded for itself, by error feedback on M.
 
 import torch
 
-from .errors import TpecError
+from .damping import Damping, damped, scaled
 from .metric import DenseMetric, unit_upper
-from .outputs import OutputStats
+from .outputs import GradientStats
 from .rounding import Tick, feedback, improve, no_tick
 
 #: Groups of rows per run. More are better and slower, each doubling less so.
 GROUPS = 8
-#: Damping of S in units of its mean diagonal: about _SHRINKAGE * rows per run / tokens, within these bounds.
-_SHRINKAGE = 4.0
-_DAMPING = (0.03, 0.3)
+_DAMPING = Damping(4.0, 0.03, 0.3)
 
 
 class RowCoupling:
     """A layer's damped output statistics, ready for rounding its rows; on one device."""
 
-    def __init__(self, stats: OutputStats, device: torch.device) -> None:
-        matrix = stats.on(device)
-        self.rows, self.run = stats.rows, matrix.shape[1]
-        low, high = _DAMPING
-        share = min(max(_SHRINKAGE * self.run / max(stats.tokens, 1), low), high)
-        average = matrix.diagonal(dim1=-2, dim2=-1).sum() / self.rows
-        matrix = matrix / average.clamp(min=torch.finfo(torch.float32).tiny)
+    def __init__(self, stats: GradientStats, device: torch.device) -> None:
+        self._matrix = stats.second_moment(device)
+        self.rows, self.run = stats.rows, self._matrix.shape[1]
         # Strided groups take a few rows of everything (of every head, say), so that each finds partners left.
         self._groups = [torch.arange(first, self.run, GROUPS, device=device) for first in range(min(GROUPS, self.run))]
         order = torch.cat(self._groups)
-        for _ in range(4):
-            damped = matrix + share * torch.eye(self.run, device=device)
-            try:
-                upper = unit_upper(damped[:, order][:, :, order])
-                break
-            except torch.linalg.LinAlgError:
-                share *= 9
-        else:
-            raise TpecError("The calibration holds a matrix that is not positive: collect it anew.")
-        self._matrix = damped
+        scaled(self._matrix, self.rows)
+        upper = damped(self._matrix, _DAMPING.share(self.run, stats.tokens),
+                       lambda matrix: unit_upper(matrix[:, order][:, :, order]))
         self._pulls = self._group_pulls(upper)
 
     def _group_pulls(self, upper: torch.Tensor) -> list[torch.Tensor]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from .outputs import OutputAccumulator, OutputStats
+from .outputs import GradientStats, OutputAccumulator
 from .workspace import Workspace
 
 _SEED = 20250815
@@ -41,7 +41,7 @@ class GradientCollector:
         direction = torch.randn(result.shape, generator=self._random)
         result.backward(direction.to(result.device, result.dtype))
 
-    def finish(self) -> dict[str, OutputStats]:
+    def finish(self) -> dict[str, GradientStats]:
         """Statistics by layer, of those that any gradient reached."""
         sums, self._sums = self._sums, {}
         return {name: total.finish() for name, total in sums.items() if total.usable}

@@ -22,7 +22,6 @@ from .families import DROP, QUANTIZE
 from .lane import Lane, Stages
 from .layout import Layout, make_layout
 from .plan import Plan
-from .principal import forget_starts
 from .progress import Meter, OnProgress
 from .report import LayerReport, Report
 from .work import Task, make_tasks, split
@@ -163,7 +162,6 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None,
     finally:
         for closable in (*readers, *journals, *writers):
             closable.close()
-        forget_starts()
     stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
     notes = [note for several in compute for one in several for note in one.notes]
     return facts, stages, notes

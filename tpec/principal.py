@@ -4,13 +4,12 @@ TPEC (Top-Principal Error Correction, Clybius) wants u_1^T (Q - W) v_1 = 0 for t
 error of every row along all leading right singular vectors is held down.
 """
 
-import functools
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from .directions import Directions
 from .metric import LowRankMetric
 from .rounding import Tick, no_tick
 from .steady import cholesky
@@ -43,17 +42,18 @@ def row_chunks(rows: int, columns: int, items: int, multiple: int = 1) -> list[t
 
 
 def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, items: int,
-                         tick: Tick = no_tick) -> Components:
+                         tick: Tick = no_tick, directions: Directions | None = None) -> Components:
     """Randomized subspace iteration (Halko et al. 2011, arXiv:0909.4061) on W [rows, n] of any float dtype.
 
     Works through chunks of about `items` weights in float32, so W is never held in float32 as a whole, and in units of
-    its largest magnitude, so that neither huge nor tiny weights leave float32's range.
+    its largest magnitude, so that neither huge nor tiny weights leave float32's range. It starts from
+    `directions`, which a caller with many weights keeps.
     """
     unit = torch.where(largest > 0, largest, torch.ones_like(largest))
     rows, n = weight.shape
     parts = _Parts(weight, items)
     width = min(max(k, _NARROW), rows, n)
-    basis = _start(n, width, weight.device, threading.get_ident())
+    basis = (directions or start_directions()).matrix(n, width, weight.device)
     for step in range(_POWER_STEPS):
         basis = _orthonormal(_gram_product(parts, unit, basis, tick), 3 if step == _POWER_STEPS - 1 else 1)
     # Orthogonal iteration brings the leading directions to the front.
@@ -80,18 +80,9 @@ class _Parts:
             yield self._weight[begin:end].float()
 
 
-@functools.lru_cache(16)
-def _start(n: int, width: int, device: torch.device, _thread: int) -> torch.Tensor:
-    """The same random directions on every device; a model has few shapes, so they are kept.
-
-    Each thread, with a CUDA stream of its own, has its own: memory let go of must not be in another stream's use.
-    """
-    return torch.randn(n, width, generator=torch.Generator().manual_seed(_SEED)).to(device)
-
-
-def forget_starts() -> None:
-    """Free the device memory of the kept random directions."""
-    _start.cache_clear()
+def start_directions() -> Directions:
+    """What the search for principal components starts from."""
+    return Directions(_SEED)
 
 
 def _first_vector(parts: _Parts, unit: torch.Tensor, basis: torch.Tensor, tick: Tick) -> torch.Tensor:

@@ -13,12 +13,10 @@ import torch
 from .checkpoint import Checkpoint, Reader
 from .errors import TpecError
 from .header import TensorInfo
-from .inputs import PARTS, InputStats, LazyStats
-from .outputs import LazyOutputs, OutputStats, run_shape
+from .inputs import PARTS, Form, Gram, InputsOnDemand, Moment, Summary, gram_form, summary_form
+from .outputs import GradientsOnDemand
 
 _CPU = torch.device("cpu")
-
-Form = Mapping[str, tuple[int, ...]]
 
 
 class StoredFile:
@@ -50,40 +48,31 @@ class StoredFile:
             reader.close()
 
 
-class StoredStats(LazyStats):
-    """Statistics in an open file."""
+def stored_inputs(file: StoredFile, name: str, absmax: float, tokens: int) -> InputsOnDemand:
+    """The statistics of group `name` of an open file, its mean read now and the rest on access.
 
-    def __init__(self, file: StoredFile, name: str, absmax: float, tokens: int) -> None:
-        form = _form(file.checkpoint.tensors, name)
-        if tokens < 1 or not math.isfinite(absmax):
-            raise ValueError(f"'{name}' is not finite")
-        mean = file.tensor(f"{name}.mean")
-        read = partial(_stats, file, name, mean, absmax, tokens, form)
-        super().__init__(mean, absmax, tokens, form, partial(read, _CPU))
-        object.__setattr__(self, "_read", read)
-
-    def second_moment(self, device: torch.device | None = None) -> torch.Tensor:
-        device = device or _CPU
-        stats = self._read(device)
-        return stats.gram if stats.gram is not None else stats.second_moment(device)
+    Raises KeyError or ValueError when the file's header has not what a calibration has.
+    """
+    form = _form(file.checkpoint.tensors, name)
+    if tokens < 1 or not math.isfinite(absmax):
+        raise ValueError(f"'{name}' is not finite")
+    mean = file.tensor(f"{name}.mean")
+    return InputsOnDemand(mean, absmax, tokens, form, partial(_moment, file, name, form))
 
 
-class StoredOutputs(LazyOutputs):
-    """Statistics in an open file."""
+def stored_gradients(file: StoredFile, name: str, rows: int, tokens: int) -> GradientsOnDemand:
+    """The gradients' statistics of layer `name` of an open file, read on access.
 
-    def __init__(self, file: StoredFile, name: str, rows: int, tokens: int) -> None:
-        if rows < 1 or tokens < 1:
-            raise ValueError(f"'{name}' has no outputs")
-        runs, size = run_shape(rows)
-        info = file.checkpoint.tensors[f"{name}.output_gram"]
-        if (info.dtype, info.shape) != ("F32", (runs, triangle(size))):
-            raise ValueError(f"the outputs of '{name}' are of the wrong form")
-        read = partial(_unfolded_tensor, file, info.name, size)
-        super().__init__(rows, tokens, lambda: OutputStats(read(_CPU), rows, tokens))
-        object.__setattr__(self, "_read", read)
-
-    def on(self, device: torch.device) -> torch.Tensor:
-        return self._read(device)
+    Raises KeyError or ValueError when the file's header has not what a calibration has.
+    """
+    info = file.checkpoint.tensors[f"{name}.output_gram"]
+    if rows < 1 or tokens < 1 or not info.shape or not 1 <= info.shape[0] <= rows:
+        raise ValueError(f"'{name}' has no outputs")
+    runs = info.shape[0]
+    size = -(-rows // runs)
+    if (info.dtype, info.shape) != ("F32", (runs, triangle(size))):
+        raise ValueError(f"the outputs of '{name}' are of the wrong form")
+    return GradientsOnDemand(rows, tokens, runs, partial(_unfolded_tensor, file, info.name, size))
 
 
 def triangle(size: int) -> int:
@@ -109,23 +98,22 @@ def _unfolded_tensor(file: StoredFile, name: str, size: int, device: torch.devic
     return _unfolded(file.tensor(name, device), size)
 
 
-def _stats(file: StoredFile, name: str, mean: torch.Tensor, absmax: float, tokens: int, form: Form,
-           device: torch.device) -> InputStats:
-    """The whole statistics; their large parts on `device`, which also checks them."""
-    parts = {part: file.tensor(f"{name}.{part}", device) for part in form if part not in ("mean", "gram")}
+def _moment(file: StoredFile, name: str, form: Form, device: torch.device) -> Moment:
+    """The large parts on `device`, which also checks them."""
     if "gram" in form:
-        parts["gram"] = _unfolded_tensor(file, f"{name}.gram", len(mean), device)
-    return InputStats(mean, absmax, tokens, **parts)
+        return Gram(_unfolded_tensor(file, f"{name}.gram", form["gram"][0], device))
+    return Summary(*(file.tensor(f"{name}.{part}", device) for part in Summary._fields))
 
 
 def _form(known: Mapping[str, TensorInfo], name: str) -> Form:
     """The shapes of a group's parts. Raises KeyError or ValueError when they are not what a calibration has."""
     width = known[f"{name}.mean"].items
     found = {part: known[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in known}
-    k = found["values"].items if "values" in found else 0
-    form = {"mean": (width,), "gram": (width, width)} if "gram" in found else {
-        "mean": (width,), "vectors": (width, k), "values": (k,), "rest": (width,)}
-    expected = form | ({"gram": (triangle(width),)} if "gram" in form else {})
+    if "gram" in found:
+        form = gram_form(width)
+    else:
+        form = summary_form(width, found["values"].items if "values" in found else 0)
+    expected = {part: (triangle(width),) if part == "gram" else shape for part, shape in form.items()}
     if {part: (info.dtype, info.shape) for part, info in found.items()} != {
             part: ("F32", shape) for part, shape in expected.items()}:
         raise ValueError(f"'{name}' has parts of the wrong form")

@@ -146,6 +146,14 @@ class ComfyServer:
     def log(self) -> str:
         return self.log_path.read_text("utf-8", "replace")
 
+    def wait_for_log(self, words: str, start: int, seconds: float = 240) -> None:
+        """Until `words` stand in the log behind its first `start` characters."""
+        end = time.monotonic() + seconds
+        while words not in self.log()[start:]:
+            if time.monotonic() > end:
+                raise TimeoutError(f"The log did not say '{words}' within {seconds} s:\n{self.log()[-3000:]}")
+            time.sleep(0.1)
+
     def _wait_until_up(self, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -128,17 +128,19 @@ def best() -> dict[str, Box]:
 *TPEC Calibrate* samples a few pictures with the **original** model and learns what its layers really see. Quantizing
 with that puts the errors where the model does not look: the error falls to less than half of plain FP8.
 
-- Choose the **same bf16 original** in both loaders.
-- Use prompts of the kind you paint, your usual size, steps and cfg.
-- **runs**: 8 is good, 32 is better. **sensitivity** is better still, for twice the time.
+- Choose the **same bf16 original** in both loaders, and the text encoders.
+- Enter **prompts** of the kind you paint, one per line, or leave it empty for a varied list.
+- **preset**: `good` is good, `best` takes longer. It takes as long as painting that many pictures.
 - The statistics are kept in `output/tpec_calibration`, for other settings or for the command line.
-""" + _NEEDS, (0, 0), (360, 620)),
-        **flux_inputs(420, 0),
-        "calibrate": Box("TPECCalibrate", (1340, 0), (400, 560), {"steps": 20, "cfg": 1.0},
-                         {"model": ("model", 0), **SAMPLED}),
-        "keep": Box("TPECSaveCalibration", (1340, 620), (400, 160), {}, {"calibration": ("calibrate", 0)}),
-        "load": load((1800, 0)), "quantize": quantize((1800, 310), "calibrate"), "save": save((1800, 790)),
-        **report((2260, 0)),
+""" + _NEEDS, (0, 0), (360, 560)),
+        "model": Box("UNETLoader", (420, 0), (400, 120), {"unet_name": ""}),
+        "clip": Box("DualCLIPLoader", (420, 180), (400, 160), {"clip_name1": "", "clip_name2": "", "type": "flux"}),
+        "load": load((420, 400)),
+        "calibrate": Box("TPECCalibrate", (880, 0), (420, 640), {"steps": 20, "cfg": 1.0, "preset": "good"},
+                         {"model": ("model", 0), "clip": ("clip", 0)}),
+        "keep": Box("TPECSaveCalibration", (880, 700), (420, 180), {}, {"calibration": ("calibrate", 0)}),
+        "quantize": quantize((1360, 0), "calibrate"), "save": save((1360, 480)),
+        **report((1820, 0)),
     }
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-import time
+from collections import Counter
 from pathlib import Path
 
 import models
@@ -14,7 +14,9 @@ import pytest
 import torch
 from comfy_server import REPOSITORY, ComfyServer
 
-from tpec.calibration_file import open_calibration
+from tpec.calibration import Calibration
+from tpec.calibration_file import open_calibration, save_calibration
+from tpec.inputs import Gram, HeldInputs
 from tpec.verify import verify
 
 
@@ -23,8 +25,9 @@ def calibrating(model: str, first: int = 32, count: int = 4, steps: int = 6, run
     """Nodes that sample with the bf16 model and collect: `calibrate`."""
     nodes = {**p.stock_loader(model), **p.sampling(["model", 0], "unused", first=first, count=count)}
     del nodes["sampler"], nodes["keep"]
+    nodes["watched"] = p.node("TestLogEvaluations", model=["model", 0])
     nodes["calibrate"] = p.node(
-        "TPECCalibrate", model=["model", 0], positive=["positive", 0], negative=["negative", 0],
+        "TPECCalibrate", model=["watched", 0], positive=["positive", 0], negative=["negative", 0],
         latent_image=["latent", 0], seed=seed, steps=steps, cfg=3.0, sampler_name="euler", scheduler="simple",
         runs=runs, **more)
     return nodes
@@ -59,12 +62,12 @@ def test_a_little_calibration_beats_none_by_far(server: ComfyServer, tinyflux: s
 def test_interrupt_leaves_no_hooks_and_the_same_model(server: ComfyServer, tinyflux: str):
     sample = {**p.stock_loader(tinyflux), **p.sampling(["model", 0], "before", steps=2)}
     before = p.saved_latent(server, server.succeed(sample))
-    prompt_id = server.queue({**calibrating(tinyflux, steps=200, seed=6),
+    start = len(server.log())
+    prompt_id = server.queue({**calibrating(tinyflux, steps=2000, seed=6),
                               "show": p.node("PreviewAny", source=["calibrate", 1])})
-    time.sleep(4)
+    server.wait_for_log("TEST evaluation forward", start)
     server.interrupt()
-    stopped = server.wait(prompt_id, 30)
-    assert stopped.interrupted and stopped.seconds < 10
+    assert server.wait(prompt_id).interrupted
     sample["keep"]["inputs"]["filename_prefix"] = "after"
     sample["sampler"]["inputs"]["denoise"] = 0.9999  # not from the cache
     after = p.saved_latent(server, server.succeed(sample))
@@ -84,10 +87,11 @@ def test_sensitivity_beats_plain_calibration(server: ComfyServer, tinyflux: str,
     sample["keep"]["inputs"]["filename_prefix"] = "touched"
     sample["sampler"]["inputs"]["denoise"] = 0.9999  # not from the cache
     assert torch.equal(before, p.saved_latent(server, server.succeed(sample)))
-    stats = [open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors").whole()
+    stats = [open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors").in_memory()
              for name in ("without", "with")]
     for name, inputs in stats[0].groups.items():
-        assert torch.equal(inputs.gram, stats[1].groups[name].gram), "backward runs must not count as inputs"
+        other = stats[1].groups[name]
+        assert torch.equal(inputs.second_moment(), other.second_moment()), "backward runs must not count as inputs"
     assert not stats[0].outputs
     blocks = {name for name in stats[1].outputs if "_blocks." in name}
     assert len(blocks) == 28 and not any("mod" in name for name in blocks)
@@ -97,14 +101,27 @@ def test_sensitivity_beats_plain_calibration(server: ComfyServer, tinyflux: str,
     assert ratios[1] < 0.95 * ratios[0]
 
 
+@pytest.mark.parametrize("tokens", [0, 7])
+def test_sensitivity_sees_both_sides_of_the_guidance(server: ComfyServer, tinyflux: str, tokens: int):
+    """Also where ComfyUI evaluates them one after the other, as it does with prompts of different lengths."""
+    nodes = calibrating(tinyflux, count=1, steps=4, runs=4, seed=8, sensitivity=True)
+    nodes["negative"]["inputs"]["tokens"] = tokens
+    start = len(server.log())
+    server.succeed({**nodes, "show": p.node("PreviewAny", source=["calibrate", 1])}, 580)
+    seen = Counter(re.findall(r"TEST evaluation (\w+) of ([01+]+)", server.log()[start:]))
+    assert seen == ({("forward", "0"): 16, ("forward", "1"): 16, ("backward", "0"): 4, ("backward", "1"): 4}
+                    if tokens else {("forward", "0+1"): 16, ("backward", "0+1"): 4})
+
+
 def test_interrupt_of_a_backward_run_leaves_the_same_model(server: ComfyServer, tinyflux: str):
     sample = {**p.stock_loader(tinyflux), **p.sampling(["model", 0], "intact", steps=2)}
     before = p.saved_latent(server, server.succeed(sample))
-    prompt_id = server.queue({**calibrating(tinyflux, count=8, steps=200, seed=6, sensitivity=True),
+    start = len(server.log())
+    prompt_id = server.queue({**calibrating(tinyflux, count=8, steps=2000, seed=6, sensitivity=True),
                               "show": p.node("PreviewAny", source=["calibrate", 1])})
-    time.sleep(6)
+    server.wait_for_log("TEST evaluation backward", start)
     server.interrupt()
-    assert server.wait(prompt_id, 60).interrupted
+    assert server.wait(prompt_id).interrupted
     sample["keep"]["inputs"]["filename_prefix"] = "still_intact"
     sample["sampler"]["inputs"]["denoise"] = 0.9999
     assert torch.equal(before, p.saved_latent(server, server.succeed(sample)))
@@ -128,6 +145,7 @@ def test_several_passes_give_what_one_gives(server: ComfyServer, tinyflux: str, 
         sampling = calibrating(tinyflux, count=1, steps=2, sensitivity=True)
         # ComfyUI would take positive and negative one after another where memory is short: other evaluations.
         sampling["calibrate"]["inputs"] |= {"model": ["memory", 0], "cfg": 1.0}
+        del sampling["watched"]
         return {**sampling, "memory": p.node("TestFreeMemory", model=["model", 0], megabytes=megabytes),
                 "store": p.node("TPECSaveCalibration", calibration=["calibrate", 0], name=name, if_exists="overwrite")}
 
@@ -135,7 +153,7 @@ def test_several_passes_give_what_one_gives(server: ComfyServer, tinyflux: str, 
         server.succeed(nodes("passes", 150), 580)
     finally:
         server.succeed(nodes("pass", 0), 580)
-    whole, joined = (open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors").whole()
+    whole, joined = (open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors").in_memory()
                      for name in ("pass", "passes"))
     log = server.log()
     passes = re.findall(r"statistics of .* in (\d+) passes", log)
@@ -144,10 +162,23 @@ def test_several_passes_give_what_one_gives(server: ComfyServer, tinyflux: str, 
     assert set(joined.layers) == set(whole.layers) and joined.runs == whole.runs
     assert joined.outputs.keys() == whole.outputs.keys() != set()
     pairs = [(joined.stats(name).second_moment(), whole.stats(name).second_moment()) for name in whole.layers]
-    pairs += [(joined.outputs[name].gram, stats.gram) for name, stats in whole.outputs.items()]
+    pairs += [(joined.outputs[name].second_moment(), stats.second_moment()) for name, stats in whole.outputs.items()]
     # Memory lies elsewhere in each run, so that MKL may sum in another order.
     assert max((a - b).norm() / b.norm() for a, b in pairs) < 1e-3
     assert not list(server.temp.rglob("passes-*")), "the passes' own files are gone"
+
+
+def test_a_saved_copy_follows_its_source(server: ComfyServer):
+    """The file behind a loaded calibration keeps its path when it is made anew."""
+    folder = server.output / "tpec_calibration"
+    folder.mkdir(exist_ok=True)
+    copying = {"kept": p.node("TPECLoadCalibration", name="source.safetensors"),
+               "store": p.node("TPECSaveCalibration", calibration=["kept", 0], name="copy", if_exists="overwrite")}
+    for tokens in (10, 20):
+        inputs = HeldInputs(torch.ones(8), 1.0, tokens, Gram(torch.eye(8)))
+        save_calibration(Calibration({"a": inputs}, {"a": "a"}, "hash"), folder / "source.safetensors", overwrite=True)
+        server.succeed(copying)
+        assert open_calibration(folder / "copy.safetensors").stats("a").tokens == tokens
 
 
 def test_calibration_of_another_model_is_not_added_to(server: ComfyServer, tinyflux: str):

@@ -1,9 +1,12 @@
 """Nodes for the tests alone: stored conditioning instead of a text encoder of several gigabytes."""
 
 import json
+import logging
+import zlib
 from pathlib import Path
 
 import comfy.model_management as management
+import comfy.patcher_extension
 import comfy.sd
 import folder_paths
 import torch
@@ -27,19 +30,56 @@ class TestStoredConditioning(io.ComfyNode):
                 io.Int.Input("first", default=0, min=0),
                 io.Int.Input("count", default=1, min=1),
                 io.Boolean.Input("empty", default=False, tooltip="Zeros of the same shape: the negative."),
+                io.Int.Input("tokens", default=0, optional=True, tooltip="Only so many tokens; 0 for all."),
             ],
             outputs=[io.Conditioning.Output()],
         )
 
     @classmethod
-    def execute(cls, filename: str, first: int, count: int, empty: bool) -> io.NodeOutput:
+    def execute(cls, filename: str, first: int, count: int, empty: bool, tokens: int = 0) -> io.NodeOutput:
         path = Path(folder_paths.get_input_directory(), Path(filename).name)
         with safe_open(path, "pt") as file:
             context = file.get_slice("context")[first : first + count].float()
+            context = context[:, : tokens or None]
             pooled = file.get_slice("pooled")[first : first + count].float()
         if empty:
             context, pooled = context * 0, pooled * 0
         return io.NodeOutput([[context, {"pooled_output": pooled}]])
+
+
+class StoredClip:
+    """A text encoder to those who use one: its prompts are the captions of a file of conditionings, any other text is
+    taken for one of them, and no text is zeros."""
+
+    def __init__(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            self._captions = json.loads(file.metadata()["captions"])
+            self._context, self._pooled = file.get_tensor("context").float(), file.get_tensor("pooled").float()
+
+    def tokenize(self, text: str, **_: object) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens: str) -> list:
+        logging.info("TEST encoded '%s'", tokens)
+        known = tokens in self._captions
+        row = self._captions.index(tokens) if known else zlib.crc32(tokens.encode()) % len(self._captions)
+        context, pooled = self._context[row : row + 1], self._pooled[row : row + 1]
+        if not tokens:
+            context, pooled = context * 0, pooled * 0
+        return [[context, {"pooled_output": pooled}]]
+
+
+class TestStoredClip(io.ComfyNode):
+    """A CLIP made of a file in ComfyUI's input folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestStoredClip", category="tests", inputs=[io.String.Input("filename")],
+                         outputs=[io.Clip.Output()])
+
+    @classmethod
+    def execute(cls, filename: str) -> io.NodeOutput:
+        return io.NodeOutput(StoredClip(Path(folder_paths.get_input_directory(), Path(filename).name)))
 
 
 class TestSmallTextEncoder(io.ComfyNode):
@@ -113,6 +153,28 @@ class TestFreeMemory(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class TestLogEvaluations(io.ComfyNode):
+    """The model, which from here on logs each evaluation of its network: which sides of the guidance, and how."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestLogEvaluations", category="tests", inputs=[io.Model.Input("model")],
+                         outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        def log(executor, *arguments, **named):
+            found = [value for value in (*arguments, *named.values()) if isinstance(value, dict)]
+            sides = next(options["cond_or_uncond"] for options in found if "cond_or_uncond" in options)
+            way = "backward" if torch.is_grad_enabled() else "forward"
+            logging.info("TEST evaluation %s of %s", way, "+".join(map(str, sorted(sides))))
+            return executor(*arguments, **named)
+
+        watched = model.clone()
+        watched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "test", log)
+        return io.NodeOutput(watched)
+
+
 class TestSaveConditioning(io.ComfyNode):
     """Write a conditioning's tensor `cond` to a file in ComfyUI's output folder."""
 
@@ -134,7 +196,8 @@ class TestSaveConditioning(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestStoredConditioning, TestSmallTextEncoder, TestLinearVAE, TestFreeMemory, TestSaveConditioning]
+        return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestLinearVAE, TestFreeMemory,
+                TestLogEvaluations, TestSaveConditioning]
 
 
 async def comfy_entrypoint() -> Extension:

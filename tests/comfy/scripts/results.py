@@ -1,0 +1,62 @@
+"""The temp folder of results: prints one line per promise that is kept. Argument: a folder."""
+
+import os
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import folder_paths
+from pack.nodes import spool
+from pack.nodes.handles import CheckpointHandle, QuantizeRequest
+from pack.tpec.checkpoint import open_checkpoint
+from pack.tpec.demo import demo_tensors, write_safetensors
+from pack.tpec.settings import Settings
+
+base = Path(sys.argv[1])
+folder_paths.set_temp_directory(str(base / "temp"))
+
+
+def silent(event: object) -> None:
+    pass
+
+
+silent.text = lambda *_, **__: None
+source = base / "model.safetensors"
+write_safetensors(source, demo_tensors(), {})
+request = QuantizeRequest(CheckpointHandle(open_checkpoint(source), "auto"), Settings(method="nearest"), "cpu")
+made = spool.quantized(request, silent)
+content = made.path.read_bytes()
+made.path.write_bytes(b"another file of this name")
+if spool.ensure_file(made, silent).path.read_bytes() == content:
+    print("a changed file is made again")
+made.path.unlink()
+if spool.ensure_file(made, silent).path.read_bytes() == content:
+    print("a missing file is made again")
+state = os.stat(made.path).st_mtime_ns
+if spool.ensure_file(made, silent) is made and os.stat(made.path).st_mtime_ns == state:
+    print("an intact file is not")
+
+# A full disk: what was left behind goes first, what is being written stays, and a file may vanish meanwhile.
+folder = made.path.parent
+old, busy, own = (folder / name for name in ("old.safetensors.partial", "busy.safetensors.partial",
+                                             "new.safetensors.partial"))
+for path in (old, busy, own):
+    path.write_bytes(bytes(1000))
+journal = folder / "old.safetensors.partial.journal0"
+journal.write_text("{}")
+hours_ago = time.time() - 7200
+for path in (old, journal):
+    os.utime(path, (hours_ago, hours_ago))
+(folder / "vanished.safetensors").symlink_to(folder / "nowhere")
+usage = namedtuple("usage", "total used free")
+spool.shutil.disk_usage = lambda path: usage(0, 0, 10**6 if not old.exists() and not own.exists() else 0)
+spool._make_room(folder / "new.safetensors", 1000)
+if not old.exists() and not journal.exists() and not own.exists():
+    print("leftovers go first")
+if busy.exists() and made.path.exists():
+    print("the rest stays")
+spool.shutil.disk_usage = lambda path: usage(0, 0, 0)
+spool._make_room(folder / "new.safetensors", 1000)
+if not made.path.exists() and busy.exists():
+    print("then results")

@@ -22,6 +22,8 @@ ALL_GPUS = "all GPUs"
 
 _TEXT_SECONDS = 0.25
 _STEPS = 1000
+#: The share of the work from which on the time left means something: the first layers are the smallest.
+_TELLING = 0.05
 Result = TypeVar("Result")
 
 
@@ -38,7 +40,7 @@ class NodeProgress:
         memory.throw_exception_if_processing_interrupted()
         part = event.done / event.total if event.total else 1.0
         self._bar.update_absolute(round(_STEPS * part), _STEPS)
-        left = "" if event.eta is None else f", about {_duration(event.eta)} left"
+        left = "" if event.eta is None or part < _TELLING else f", about {_duration(event.eta)} left"
         self.text(f"{event.index} of {event.count} layers{left}\n{event.layer}")
 
     def counted(self, what: str) -> Callable[[int, int], None]:
@@ -51,11 +53,12 @@ class NodeProgress:
         self.text(message)
 
     def text(self, message: str, always: bool = False) -> None:
-        """Show a line below the node, at most four times a second."""
+        """Show a line on the node, at most four times a second; web/tpec.js puts it where the result will stand."""
         now = time.monotonic()
         if always or now - self._written >= _TEXT_SECONDS:
             self._written = now
-            PromptServer.instance.send_progress_text(message, self._node_id)
+            server = PromptServer.instance
+            server.send_sync("tpec.text", {"node": self._node_id, "text": message}, server.client_id)
 
 
 def _duration(seconds: float) -> str:

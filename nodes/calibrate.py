@@ -17,6 +17,9 @@ from .sampling import Job, Progress, sample, sampler_inputs
 
 
 class TPECCalibrate(io.ComfyNode):
+    #: As in TPECQuantizeFP8.
+    HAS_INTERMEDIATE_OUTPUT = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -26,7 +29,7 @@ class TPECCalibrate(io.ComfyNode):
             description="Samples with the original model and collects statistics of what its layers really see. "
                         "Quantizing with them halves the error or better. Connect clip, and it takes prompts of its "
                         "own.",
-            search_aliases=["calibrate", "calibration", "quantize", "tpec"],
+            search_aliases=["calibrate", "calibration", "quantize", "better fp8", "quantization quality", "tpec"],
             inputs=[
                 io.Model.Input("model", tooltip="The original model, not a quantized one."),
                 *sampler_inputs(),

@@ -67,5 +67,10 @@ class QuantizedHandle:
         """ComfyUI's folder name for this file: diffusion_models, checkpoints or text_encoders."""
         return self.report.kind
 
+    def summary(self) -> str:
+        """The result in a few lines, what matters most first."""
+        return "\n".join([self.report.summary(), *self.notes])
+
     def text(self) -> str:
-        return "\n".join([*self.notes, self.report.text()])
+        """The summary and a table of all layers."""
+        return f"{self.summary()}\n\n{self.report.table()}"

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import folder_paths
@@ -11,7 +13,6 @@ from ..tpec.naming import is_model_name, shard_name
 from ..tpec.shards import indexes
 
 SOURCE_FOLDERS = ("diffusion_models", "checkpoints", "text_encoders")
-LOCATIONS = ("models", "output")
 CALIBRATION_FOLDER = "tpec_calibration"
 
 #: Folders whose first registered path is an old name, and the name a new file belongs under.
@@ -92,25 +93,70 @@ def listed_path(folder: str, name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(folder, name))
 
 
-def save_root(kind: str, location: str) -> Path:
-    """Where new files of `kind` go: ComfyUI's own models folder, or the output subfolder that its loaders list."""
-    if location == "output":
-        return Path(folder_paths.get_output_directory(), _OUTPUT_NAMES.get(kind, kind))
+def save_roots(kind: str) -> dict[str, Path]:
+    """Where new files of `kind` can go, by the save node's choice.
+
+    models: ComfyUI's own models folder; output: the subfolder of the output folder that its loaders list as well; and
+    by their paths all other folders that ComfyUI lists files of this kind from, as those of extra_model_paths.yaml.
+    """
+    output = Path(folder_paths.get_output_directory(), _OUTPUT_NAMES.get(kind, kind))
     registered = [Path(path) for path in folder_paths.get_folder_paths(kind)]
     first = registered[0]
     newer = first.with_name(_OLD_NAMES.get(first.name, first.name))
-    return newer if newer in registered else first
+    own = newer if newer in registered else first
+    others = [path for path in registered if path not in (own, output)]
+    return {"models": own, "output": output, **{str(path): path for path in others}}
+
+
+def save_choices() -> list[str]:
+    """The choices of the save node for any kind of file."""
+    return list(dict.fromkeys(choice for kind in SOURCE_FOLDERS for choice in save_roots(kind)))
+
+
+def save_root(kind: str, choice: str) -> Path:
+    """The folder behind a choice of the save node. Raises TpecError when it is none for this kind of file."""
+    roots = save_roots(kind)
+    if choice not in roots:
+        raise TpecError(f"ComfyUI's loaders do not look for {kind} in the folder '{choice}': "
+                        f"choose {', '.join(roots)}.")
+    return roots[choice]
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Free space on the disk of a folder that may not exist yet; None where the system does not say."""
+    place = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        return shutil.disk_usage(place).free
+    except OSError:
+        return None
+
+
+def free_space(choices: Sequence[str]) -> dict[str, str]:
+    """Words on the free space of the save node's choices, where it is the same for every kind of file."""
+    roots = [save_roots(kind) for kind in SOURCE_FOLDERS]
+    free = {choice: {round((free_bytes(places[choice]) or 0) / 1e9) for places in roots if choice in places}
+            for choice in choices}
+    return {choice: f"{found.pop()} GB free" for choice, found in free.items() if len(found) == 1}
 
 
 def save_target(root: Path, filename: str, suffix: str = ".safetensors") -> Path:
-    """A checked path below `root`. `filename` may name subfolders with either slash; the suffix may be left out."""
+    """A checked path below `root`. `filename` may name subfolders with either slash; the suffix may be left out.
+
+    Subfolders that somebody linked to another place are followed, as ComfyUI follows them when it lists files.
+    """
     parts = _checked_parts(filename)
     if not parts[-1].lower().endswith(suffix):
         parts[-1] += suffix
     target = root.joinpath(*parts)
-    if not is_within(root, target):
+    if not any(is_within(place, target) for place in (root, *_linked_folders(root, parts[:-1]))):
         raise TpecError(f"The file name '{filename}' leads out of {root}: choose a name inside it.")
     return target
+
+
+def _linked_folders(root: Path, parts: list[str]) -> list[Path]:
+    """Those folders on the way down from `root` that are links to folders elsewhere."""
+    folders = [root.joinpath(*parts[: count + 1]) for count in range(len(parts))]
+    return [folder for folder in folders if folder.is_dir() and not is_within(root, folder)]
 
 
 def is_within(root: Path, target: Path) -> bool:
@@ -120,6 +166,11 @@ def is_within(root: Path, target: Path) -> bool:
         return os.path.commonpath((real, os.path.realpath(target))) == real
     except ValueError:  # different drives
         return False
+
+
+def check_name(filename: str) -> None:
+    """Raises TpecError when no file can have this name, whatever the folder."""
+    _checked_parts(filename)
 
 
 def _checked_parts(filename: str) -> list[str]:

@@ -46,6 +46,12 @@ def _turn(choice: Choice) -> int:
     return 0 if last is None else last.turn if last.intact else last.turn + 1
 
 
+def stands(choice: Choice) -> bool:
+    """Whether a file was saved for this choice and is still as it was."""
+    last = _saved.get(choice)
+    return last is not None and last.intact
+
+
 def save_once(choice: Choice, content: str, save: Callable[[], Path]) -> Path:
     """Where `content` was saved for this choice and still is, else what `save()` returns."""
     last = _saved.get(choice)

@@ -49,5 +49,5 @@ def test_demo_command_ends_with_a_verified_file_and_can_be_repeated(tmp_path: Pa
         assert main(["demo", "--folder", str(tmp_path / "new" / "folder")]) == 0
         out = capsys.readouterr().out
         assert "verified: " in out
-        assert "x round to nearest" in out
+        assert "lower than plain FP8" in out
     assert names_in(tmp_path / "new" / "folder") == {"demo_bf16.safetensors", "demo_fp8.safetensors"}

@@ -1,8 +1,11 @@
 """Promises about the sources themselves."""
 
 import ast
+import re
+import struct
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -67,8 +70,14 @@ def requirement_names(lines: list[str]) -> set[str]:
 def test_requirements_never_touch_torch() -> None:
     """A node pack that asks for torch replaces the user's CUDA build."""
     names = requirement_names((REPOSITORY / "requirements.txt").read_text().splitlines())
-    names |= requirement_names(project_file()["project"]["dependencies"])
     assert not [name for name in names if name.startswith(("torch", "numpy", "safetensors", "comfy", "triton"))]
+
+
+def test_install_brings_what_the_command_line_needs_and_replaces_nothing() -> None:
+    """Names without versions: pip takes the PyTorch that is there, and brings one where there is none."""
+    needed = set().union(*map(imports, ENGINE)) - set(sys.stdlib_module_names) - {"triton"}
+    dependencies = project_file()["project"]["dependencies"]
+    assert needed <= set(dependencies) and all(name.isalnum() for name in dependencies)
 
 
 def test_project_file() -> None:
@@ -80,6 +89,34 @@ def test_project_file() -> None:
     from tpec import __version__
 
     assert data["project"]["version"] == __version__
+
+
+def test_registry_fields() -> None:
+    """As docs.comfy.org's registry specification has them; a field that does not fit is dropped without an error."""
+    facts = project_file()["tool"]["comfy"]
+    assert re.fullmatch(r"[<>=!~]*\d+\.\d+\.\d+(,[<>=!~]*\d+\.\d+\.\d+)*", facts["requires-comfyui"])
+    width, height = png_size(facts["Icon"])
+    assert width == height and width <= 400
+    width, height = png_size(facts["Banner"])
+    assert 21 * height == 9 * width
+    assert facts["DisplayName"] and facts["PublisherId"]
+
+
+def png_size(address: str) -> tuple[int, int]:
+    """Of a picture in this repository, given by its address on GitHub."""
+    owner, name, _, *parts = urllib.parse.urlparse(address).path.strip("/").split("/")
+    assert project_file()["project"]["urls"]["Repository"].endswith(f"{owner}/{name}")
+    data = REPOSITORY.joinpath(*parts).read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", data[16:24])
+
+
+def test_extension_names_are_in_the_packs_namespace() -> None:
+    """Two extensions of one name break the front end's start."""
+    namespace = project_file()["tool"]["comfy"]["DisplayName"].lower().replace(" ", "")
+    for path in (REPOSITORY / "web").rglob("*.js"):
+        names = re.findall(r'registerExtension\(\{\s*name: "([^"]*)"', path.read_text("utf-8"))
+        assert names and all(name.startswith(f"{namespace}.") for name in names)
 
 
 def test_engine_imports_without_comfyui_and_under_another_name(tmp_path: Path) -> None:

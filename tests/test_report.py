@@ -48,12 +48,37 @@ def test_loss_of_nothing_may_come_out_slightly_negative() -> None:
 
 def test_text() -> None:
     text = report(LAYER, notes=("cuda:0 ran out of memory",), dropped=3).text()
+    assert text.splitlines()[0].startswith("Rounding error 50 % lower than plain FP8")
     assert "1 layers in FP8, 7 tensors kept, 3 dropped" in text
     assert "(0.520 x), 2.0 s on cpu" in text
-    assert "0.500 x round to nearest" in text
     assert "cuda:0 ran out of memory" in text
     assert "a.b" in text.splitlines()[-1]
-    assert "x round to nearest" not in report(LAYER, settings={"method": "nearest"}).summary()
+
+
+@pytest.mark.parametrize(("layer", "settings", "words"), [
+    (LAYER, {"method": "tpec"}, "Rounding error 50 % lower than plain FP8; calibrate for much less."),
+    (replace(LAYER, metric="activation"), {"method": "tpec"}, "Rounding error 50 % lower than plain FP8."),
+    (replace(LAYER, loss=0.0008), {"method": "tpec"}, "Rounding error as with plain FP8; calibrate for much less."),
+    (replace(LAYER, metric="nearest"), {"method": "nearest"}, "Plain FP8 rounding, as asked for.")])
+def test_headline_is_in_a_users_words(layer: LayerReport, settings: dict, words: str) -> None:
+    assert report(layer, settings=settings).headline() == words
+    assert report(layer, settings=settings).summary().splitlines()[0] == words
+
+
+def test_worst_layers_are_named_in_order() -> None:
+    layers = [replace(LAYER, name=f"blocks.{index}", loss=0.0001 * index) for index in range(1, 6)]
+    assert [layer.name for layer in report(*layers).worst(2)] == ["blocks.5", "blocks.4"]
+    assert LAYER.error == pytest.approx(0.0125)
+    assert "Largest errors: blocks.5 (1.98 %), blocks.4" in report(*layers).summary()
+
+
+def test_table_is_markdown_with_scales() -> None:
+    head, rule, row = report(LAYER).table().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, rule, row)]
+    assert cells[0] == ["layer", "shape", "scale", "error %", "plain %", "ratio", "metric"]
+    assert all(set(cell) <= {"-", ":"} for cell in cells[1])
+    assert cells[2] == ["a.b", "4x8", "0.5", "1.250", "2.500", "0.500", "weight"]
+    assert len(head) == len(rule) == len(row)
 
 
 def test_json_is_plain_and_names_no_folder() -> None:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TypeVar
 
 import comfy.model_management as memory
@@ -111,13 +112,14 @@ def room_on(needs: Mapping[torch.device, int]) -> Iterator[None]:
 
 
 def with_cpu_fallback(devices: Sequence[torch.device], need: Callable[[torch.device], int],
-                      work: Callable[[Sequence[torch.device]], Result]) -> tuple[Result, str]:
+                      work: Callable[[Sequence[torch.device]], Result],
+                      beside: Mapping[torch.device, int] = MappingProxyType({})) -> tuple[Result, str]:
     """Run `work(devices)`; when the memory of one is not enough even so, once more on the CPU.
 
-    `need(device)` are the bytes that one share of the work takes there. Returns the result and a sentence about the
-    fallback, '' when there was none.
+    `need(device)` are the bytes that one share of the work takes there, `beside` what else it takes and where. Returns
+    the result and a sentence about the fallback, '' when there was none.
     """
-    needs: Counter[torch.device] = Counter()
+    needs: Counter[torch.device] = Counter(beside)
     for device in devices:
         needs[device] += need(device)
     # ComfyUI runs nodes in inference mode, which is per thread: tensors of the engine's own threads would not mix.
@@ -128,7 +130,7 @@ def with_cpu_fallback(devices: Sequence[torch.device], need: Callable[[torch.dev
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or all(map(memory.is_device_cpu, devices)):
                 raise
-            names = ", ".join(map(str, needs))
+            names = ", ".join(map(str, dict.fromkeys(devices)))
             log.warning("TPEC: out of memory on %s (%s), going on with the CPU.", names, error)
         memory.soft_empty_cache()
         return work((torch.device("cpu"),)), f"{names} had too little memory even so: this was computed on the CPU."

@@ -19,6 +19,7 @@ from ..tpec.pipeline import quantize
 from ..tpec.plan import Plan, make_plan
 from ..tpec.report import Report
 from .bridge import torch_devices, with_cpu_fallback
+from .graph_model import baking_room
 from .handles import QuantizedHandle, QuantizeRequest
 from .paths import temp_folder
 from .saved import State, file_state
@@ -34,8 +35,9 @@ _ABANDONED = 600
 def _content_key(request: QuantizeRequest) -> str:
     """A hash of all that decides the result's bytes. Raises TpecError when the source or a device is gone."""
     checkpoint, calibration, structure = request.source.checkpoint, request.calibration, request.source.structure
-    facts = [__version__, str(checkpoint.path), checkpoint.identity(), asdict(request.settings),
-             torch_devices(request.device), structure and [structure.name, *sorted(structure.linears)],
+    facts = [__version__, checkpoint.name, [str(path) for path in checkpoint.files], checkpoint.identity(),
+             asdict(request.settings), torch_devices(request.device),
+             structure and [structure.name, *sorted(structure.linears)],
              calibration and [str(calibration.path), file_state(calibration.path)]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -72,8 +74,8 @@ def _compute(request: QuantizeRequest, key: str, plan: Plan, output: Path, progr
     def work(devices: Sequence[torch.device]) -> Report:
         return quantize(plan, output, devices=devices, calibration=calibration, progress=progress, overwrite=True)
 
-    report, note = with_cpu_fallback(torch_devices(request.device), need, work)
-    return QuantizedHandle(output, key, request, report, (note,) if note else ())
+    report, note = with_cpu_fallback(torch_devices(request.device), need, work, baking_room(request.source))
+    return QuantizedHandle(output, key, request.lasting(), report, (note,) if note else ())
 
 
 def _make_room(output: Path, nbytes: int) -> None:

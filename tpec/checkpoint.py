@@ -37,6 +37,18 @@ class Checkpoint:
     def nbytes(self) -> int:
         return sum(info.nbytes for info in self.tensors.values())
 
+    @property
+    def origin(self) -> Mapping[str, object]:
+        """Nothing to tell: the file's name says where the weights are from."""
+        return {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def reader(self) -> "Reader":
+        return Reader(self)
+
     def identity(self) -> dict[str, object]:
         """What a resumed run compares: header digest, and size and mtime (ns) of every file. Raises TpecError."""
         stats = [_state(path) for path in self.files]

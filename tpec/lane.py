@@ -12,13 +12,13 @@ from functools import partial
 
 import torch
 
-from .checkpoint import Reader
 from .device import host_buffer
 from .dtypes import TORCH_DTYPES
 from .errors import is_out_of_memory
 from .finite import check_kept
 from .halt import POLL, Halt
 from .header import TensorInfo
+from .source import TensorReader
 from .spool import Journal, SpoolFile
 from .work import Task
 
@@ -119,7 +119,7 @@ class Lane:
 
     device: torch.device
     tasks: Sequence[Task]
-    reader: Reader
+    reader: TensorReader
     spool: SpoolFile
     journal: Journal
     compute: Sequence[Callable[["Lane", Read], Write]]

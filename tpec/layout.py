@@ -14,6 +14,7 @@ from .dtypes import ITEM_BYTES
 from .errors import TpecError
 from .families import DROP, ENCODER_PREFIXES, QUANTIZE
 from .header import MAX_HEADER_BYTES, TensorInfo, make_header
+from .origin import ORIGIN_KEY
 from .plan import LayerPlan, Plan
 from .quantized import TABLE_KEY, header_table, legacy_only
 
@@ -127,6 +128,8 @@ def _metadata(plan: Plan, described: Mapping[str, dict[str, object]],
         metadata[TABLE_KEY] = json.dumps({"format_version": "1.0", "layers": table})
     recipe = {"version": __version__, "source": plan.checkpoint.name, "family": plan.family.name,
               **plan.settings.recipe()}
+    if plan.checkpoint.origin:
+        recipe[ORIGIN_KEY] = dict(plan.checkpoint.origin)
     dropped = [layer.name for layer in plan.of(DROP)]
     if dropped:
         recipe[DROPPED] = dropped

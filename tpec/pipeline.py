@@ -16,7 +16,6 @@ import torch
 from . import spool
 from .calibrated import calibration_record, check_calibration, layer_options
 from .calibration import Calibration
-from .checkpoint import Reader
 from .compute import Compute, memory_note
 from .device import fast_products, load_libraries
 from .errors import TpecError, is_out_of_memory
@@ -206,7 +205,7 @@ def _computes(job: Job, device: torch.device, meter: Meter, lanes: int) -> list[
 def _open_lane(job: Job, number: int, tasks: Sequence[Task], computes: Sequence[Compute], stack: ExitStack, halt: Halt,
                finished: Callable[[Task, Facts], None]) -> Lane:
     """Lane `number` of the run; `stack` closes what it holds open."""
-    reader = stack.enter_context(closing(Reader(job.plan.checkpoint)))
+    reader = stack.enter_context(closing(job.plan.checkpoint.reader()))
     writer = stack.enter_context(closing(spool.SpoolFile(job.output, job.layout)))
     journal = stack.enter_context(closing(spool.Journal(job.output, job.digest, number, writer, job.sync_bytes)))
     return Lane(computes[0].device, tasks, reader, writer, journal, [one.run for one in computes], finished, halt,
@@ -248,8 +247,8 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
     layers = tuple(LayerReport(**{**facts[layer.name], "shape": layer.shape}) for layer in plan.of(QUANTIZE))
     stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
     nonfinite = [layer.name for layer in plan.layers if facts.get(layer.name, {}).get("nonfinite")]
-    notes = tuple(dict.fromkeys([*job.layout.notes, *_uncovered(job), *nonfinite_note(nonfinite),
-                                 *(note for part in parts for note in part.notes)]))
+    notes = tuple(dict.fromkeys([*plan.checkpoint.notes, *job.layout.notes, *_uncovered(job),
+                                 *nonfinite_note(nonfinite), *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
     kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.layers)
     return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .checkpoint import Checkpoint
 from .dtypes import FLOATS, byte_count
 from .errors import TpecError
 from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, choose_parts, detect, refuse_incomplete
@@ -12,6 +11,7 @@ from .fate import Agreement, fate
 from .header import TensorInfo
 from .quantized import refuse_quantized
 from .settings import Settings
+from .source import Source
 from .structure import Structure
 
 
@@ -55,7 +55,7 @@ class Plan:
     `notes` are sentences for the summary.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Source
     settings: Settings
     parts: tuple[Detection, ...]
     layers: tuple[LayerPlan, ...]
@@ -113,7 +113,7 @@ class Plan:
             f"({layer.reason})" for layer in self.layers)
 
 
-def make_plan(checkpoint: Checkpoint, settings: Settings, structure: Structure | None = None) -> Plan:
+def make_plan(checkpoint: Source, settings: Settings, structure: Structure | None = None) -> Plan:
     """Decide every tensor's fate from header and settings.
 
     `structure` is what the installed ComfyUI says of the diffusion model: a tensor becomes FP8 only if it and the table
@@ -145,7 +145,7 @@ def part_at(parts: tuple[Detection, ...], name: str) -> Detection | None:
     return max(under, key=lambda part: len(part.prefix), default=None)
 
 
-def _detect(checkpoint: Checkpoint, settings: Settings, structure: Structure | None) -> Detection:
+def _detect(checkpoint: Source, settings: Settings, structure: Structure | None) -> Detection:
     wanted = settings.family
     if settings.t5xxl:
         if wanted not in ("auto", "t5xxl"):
@@ -159,7 +159,7 @@ def _detect(checkpoint: Checkpoint, settings: Settings, structure: Structure | N
         raise
 
 
-def _refuse_unknown_dtypes(checkpoint: Checkpoint) -> None:
+def _refuse_unknown_dtypes(checkpoint: Source) -> None:
     for name, info in checkpoint.tensors.items():
         if byte_count(info.dtype, info.shape) is None:
             raise TpecError(f"Tensor '{name}' of {checkpoint.name} has dtype {info.dtype}, which is not known here: "

@@ -4,9 +4,9 @@ import json
 import re
 from collections.abc import Mapping
 
-from .checkpoint import Checkpoint
 from .errors import TpecError
 from .header import TensorInfo
+from .source import Source
 
 TABLE_KEY = "_quantization_metadata"
 
@@ -16,7 +16,7 @@ _QUANTIZED_NAMES = re.compile(
 _LOW_BIT = ("F8_", "F4", "F6_")
 
 
-def header_table(checkpoint: Checkpoint) -> dict[str, object]:
+def header_table(checkpoint: Source) -> dict[str, object]:
     """The layers that the header's quantization table describes, by name; raises TpecError if it cannot be read."""
     text = checkpoint.metadata.get(TABLE_KEY)
     if text is None:
@@ -29,7 +29,7 @@ def header_table(checkpoint: Checkpoint) -> dict[str, object]:
                         "use the bf16 or fp16 original.") from None
 
 
-def refuse_quantized(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], part: str) -> None:
+def refuse_quantized(checkpoint: Source, tensors: Mapping[str, TensorInfo], part: str) -> None:
     """Raises TpecError if one of `tensors` (by names in the file) is quantized, or named so by the header.
 
     `part` names what they are together, for the sentence.
@@ -44,7 +44,7 @@ def refuse_quantized(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], 
                             f"{part} again would ruin it, use the bf16 or fp16 original.")
 
 
-def legacy_only(checkpoint: Checkpoint) -> list[str]:
+def legacy_only(checkpoint: Source) -> list[str]:
     """Layers that carry a scale in the legacy form alone."""
     layers = [name.removesuffix(".scale_weight") for name in checkpoint.tensors if name.endswith(".scale_weight")]
     return [layer for layer in layers if f"{layer}.weight_scale" not in checkpoint.tensors]

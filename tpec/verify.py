@@ -15,6 +15,7 @@ from .families import never_read
 from .finite import holds_nonfinite, nonfinite_note
 from .grid import WORST_ERROR
 from .layout import CALIBRATED_KEY, DROPPED, RECIPE_KEY
+from .origin import GraphOrigin, origin_of
 
 #: A corrected bias may ask for a mean input this much longer than the recorded one: it was computed in float32.
 _LONGER = 1.02
@@ -28,7 +29,8 @@ class VerifyResult:
     """Faults in sentences (none: the file is good), and the relative error |Q - W| / |W| of every FP8 layer.
 
     `kept` counts tensors that are bit-exact, `corrected` biases that make up for their layer's rounding; `nonfinite`
-    names kept tensors that hold NaN or infinite values, in the original as well.
+    names kept tensors that hold NaN or infinite values, in the original as well; `origin` is set for the result of a
+    model that was no file.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -36,6 +38,7 @@ class VerifyResult:
     kept: int = 0
     corrected: int = 0
     nonfinite: list[str] = field(default_factory=list)
+    origin: GraphOrigin | None = None
 
     @property
     def ok(self) -> bool:
@@ -48,6 +51,9 @@ class VerifyResult:
                  + (f", {self.corrected} biases are corrected" if self.corrected else "")]
         if self.faults:
             lines = [f"{len(self.faults)} fault(s):", *self.faults[:20]]
+        if self.origin is not None:
+            lines.append(f"It was made from {self.origin.text()}: its original is what ComfyUI's ModelSave writes of "
+                         "that model.")
         return "\n".join([*lines, *nonfinite_note(self.nonfinite)])
 
 
@@ -75,7 +81,7 @@ class _Files:
 def verify(original: Path | str, quantized: Path | str) -> VerifyResult:
     """Compare two files tensor by tensor in bounded memory. Raises TpecError when one cannot be read at all."""
     source, result = open_checkpoint(original), open_checkpoint(quantized)
-    outcome = VerifyResult()
+    outcome = VerifyResult(origin=origin_of(result.metadata))
     with Reader(source) as before, Reader(result) as after:
         files = _Files(source, result, before, after, _header_layers(result, outcome),
                        _calibrated_layers(result, outcome), outcome)

@@ -23,6 +23,7 @@ from samples import (
     save_flux,
     sha256,
     t5xxl_shapes,
+    weights,
     write_raw,
     write_shapes,
 )
@@ -30,6 +31,7 @@ from samples import (
 from tpec import __version__
 from tpec.checkpoint import open_checkpoint
 from tpec.cli import main
+from tpec.demo import flux_shapes
 from tpec.naming import default_output
 
 LAYER = "single_blocks.0.linear1"
@@ -100,6 +102,26 @@ def test_t5xxl_flag(tmp_path: Path) -> None:
     path = write_shapes(tmp_path / "t5.safetensors", t5xxl_shapes())
     assert tpec("quantize", path, "-o", tmp_path / "q.safetensors", "--t5xxl", "--method", "nearest", "--quiet") == 0
     assert not any("decoder" in name or "lm_head" in name for name in load(tmp_path / "q.safetensors"))
+
+
+def test_parts_of_a_full_checkpoint(tmp_path: Path) -> None:
+    prefixes = {"model.diffusion_model.": flux_shapes(128, 1, 1), "text_encoders.t5xxl.transformer.": t5xxl_shapes()}
+    source, output = tmp_path / "all.safetensors", tmp_path / "q.safetensors"
+    shapes = {prefix + name: shape for prefix, its in prefixes.items() for name, shape in its.items()}
+    save_file(weights(shapes | {"vae.decoder.conv_in.weight": (8, 4, 3, 3)}), source)
+    done = {}
+    for flags in ((), ("--part", "t5xxl"), ("--only-part",), ("--part", "t5xxl", "--only-part")):
+        assert tpec("quantize", source, "-o", output, "--overwrite", "--method", "nearest", "--quiet", *flags) == 0
+        assert tpec("verify", source, output) == 0
+        tensors = load(output)
+        done[flags] = tuple(any(name.startswith(prefix) and tensor.dtype == torch.float8_e4m3fn and tensor.dim() == 2
+                                for name, tensor in tensors.items()) for prefix in prefixes)
+        kept = {name.partition(".")[0] for name in tensors}
+        assert ("vae" in kept) is ("--only-part" not in flags)
+        assert ("text_encoders" in kept) is (flags != ("--only-part",))
+    assert done == {(): (True, False), ("--part", "t5xxl"): (True, True), ("--only-part",): (True, False),
+                    ("--part", "t5xxl", "--only-part"): (True, True)}
+    assert tpec("quantize", source, "-o", output, "--part", "clip_g") == 1
 
 
 def test_quiet_prints_nothing(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -74,8 +74,8 @@ def test_family_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, flux(), "layout of Chroma", wanted="chroma")
     refused(tmp_path, chroma_shapes(), "layout of Flux", wanted="flux")
     refused(tmp_path, t5xxl_shapes(), "layout of Flux", wanted="flux")
-    with pytest.raises(TpecError, match="no family 'sdxl'.*auto, flux"):
-        found(tmp_path, flux(), wanted="sdxl")
+    with pytest.raises(TpecError, match="no family 'sdxl9'.*auto, .*flux"):
+        found(tmp_path, flux(), wanted="sdxl9")
 
 
 REFUSED = {
@@ -95,10 +95,17 @@ REFUSED = {
     "VAE": (["decoder.conv_in.weight", "encoder.conv_in.weight", "decoder.mid.attn_1.q.weight"], "it is a VAE"),
     "diffusers Flux": (["single_transformer_blocks.0.attn.to_q.weight", "transformer_blocks.0.attn.to_q.weight",
                         "x_embedder.weight"], "diffusers layout"),
-    "Flux 2": ([*flux(), "double_stream_modulation_img.lin.weight"], "not known here"),
-    "Hunyuan Video": ([*flux(), "txt_in.individual_token_refiner.blocks.0.mlp.0.weight"], "not known here"),
     "unknown": (["net.blocks.0.attn.weight", "net.blocks.1.attn.weight"], "not known here.*net.blocks.0.attn.weight"),
-    "SDXL": (["model.diffusion_model.input_blocks.0.0.weight"], "not known here"),
+    "UNet, first tensor": (["model.diffusion_model.input_blocks.0.0.weight"], "only a part of a Stable Diffusion 1"),
+    "SAM 3": (["detector.backbone.vision_backbone.trunk.blocks.0.attn.qkv.weight", "tracker.a.weight"],
+              "this looks like SAM 3, not a diffusion model"),
+    "diffusers UNet": (["conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"], "diffusers layout"),
+    "diffusers Z-Image": (["layers.0.attention.to_q.weight", "noise_refiner.0.attention.norm_k.weight"],
+                          "diffusers layout"),
+    "diffusers Wan": (["condition_embedder.time_embedder.linear_1.weight", "blocks.0.attn1.to_q.weight"],
+                      "diffusers layout"),
+    "VAE of Wan": (["decoder.conv1.weight", "decoder.middle.0.residual.0.gamma"], "it is a VAE"),
+    "IP-Adapter": (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "looks like an IP-Adapter"),
 }
 
 
@@ -151,8 +158,10 @@ def test_shards_and_models_with_holes_are_refused_by_what_is_missing(tmp_path: P
             shapes = {prefix + name: shape for name, shape in without(lost).items()}
             refused(tmp_path, shapes, words)
     refused(tmp_path, without("double_blocks.2."), "double_blocks.2 ", wanted="flux")
-    first = dict(list(sorted(whole.items()))[:40])
-    refused(tmp_path, first, "part of a Flux.*name its index")
+    shards = [dict(sorted(whole.items())[at::3]) for at in range(3)]
+    shards += [{name: shape for name, shape in whole.items() if name.startswith(row)} for row in ("double", "single")]
+    for shard in shards:
+        refused(tmp_path, shard, "part of a .*Flux.*name its index")
 
 
 def test_incomplete_text_encoders_are_refused(tmp_path: Path) -> None:

@@ -31,13 +31,13 @@ def _missing_in(row: Blocks, family: Family, names: Iterable[str]) -> str:
     for name, blocks in _blocks(row, names).items():
         holes = sorted(set(range(max(blocks) + 1)) - blocks.keys())
         if holes:
-            return f"{name}.{holes[0]} (blocks up to {name}.{max(blocks)} are there)"
+            return f"{name}{holes[0]} (blocks up to {name}{max(blocks)} are there)"
         fixed = _in_every_block(row, family, name, blocks)
         for number, tails in sorted(blocks.items()):
             lost = sorted(fixed - tails)
             if lost:
                 more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-                return ", ".join(f"{name}.{number}.{tail}" for tail in lost[:_NAMED]) + more
+                return ", ".join(f"{name}{number}.{tail}" for tail in lost[:_NAMED]) + more
     return ""
 
 
@@ -45,16 +45,16 @@ def _in_every_block(row: Blocks, family: Family, name: str, blocks: dict[int, se
     """What each block must have: what most of them have, and every Linear of the table that one of them has."""
     counts = Counter(tail for tails in blocks.values() for tail in tails)
     return {tail for tail, count in counts.items() if not any_of(row.varies).fullmatch(tail)
-            and (count > len(blocks) / 2 or family.is_linear(f"{name}.0.{tail.rpartition('.')[0]}"))}
+            and (count > len(blocks) / 2 or family.is_linear(f"{name}0.{tail.rpartition('.')[0]}"))}
 
 
 def _blocks(row: Blocks, names: Iterable[str]) -> dict[str, dict[int, set[str]]]:
-    """Of every row that the pattern names: block number -> names within the block."""
-    match = pattern(f"{row.name}.").match
+    """Of every row that the pattern names, by its name before the number: block number -> names within the block."""
+    match = pattern(row.name.removesuffix("#")).match
     found: dict[str, dict[int, set[str]]] = {}
     for name in names:
         begin = match(name)
         number, _, tail = name[begin.end():].partition(".") if begin else ("", "", "")
         if tail and number.isdigit():
-            found.setdefault(name[:begin.end() - 1], {}).setdefault(int(number), set()).add(tail)
+            found.setdefault(name[:begin.end()], {}).setdefault(int(number), set()).add(tail)
     return found

@@ -8,7 +8,7 @@ from ..header import TensorInfo
 from ..structure import Structure
 from .completeness import missing, readable
 from .family import Family, Key, find, pattern, spelled
-from .refusals import adapters, refusal
+from .refusals import adapters, controlnet, refusal
 from .table import (
     CUSTOM,
     DIFFUSION,
@@ -46,7 +46,7 @@ def detect(name: str, tensors: Tensors, wanted: str, include: str, structure: St
         raise TpecError(f"There is no family '{wanted}': it must be one of {', '.join(family_names())}.")
     found = _search(tensors, wanted)
     names = tensors if found is None else [n for n in tensors if n.startswith(found.prefix)]
-    sentence = adapters(names)
+    sentence = adapters(names) or controlnet(names)
     if sentence:
         raise TpecError(f"{name} cannot be quantized: {sentence}.")
     if found is not None:
@@ -139,9 +139,9 @@ def _unrecognised(name: str, tensors: Tensors, wanted: str, include: str, struct
     if include:
         return Detection(CUSTOM, _common_prefix(tensors), "unknown layout, only the layers named by include")
     _refuse_fragment(name, tensors)
-    raise TpecError(f"{name} has a layout that is not known here (its keys are {_sample(tensors)}; known are "
-                    f"{', '.join(family.title for family in FAMILIES.values())}): nothing was written. If you know "
-                    "which layers are safe, name them with include.")
+    raise TpecError(f"{name} has a layout that is not known here (its keys are {_sample(tensors)}; docs/families.md "
+                    "lists the known ones): nothing was written. If you know which layers are safe, name them with "
+                    "include.")
 
 
 def _generic(tensors: Tensors, structure: Structure) -> Detection:
@@ -156,7 +156,7 @@ def _refuse_foreign_prefix(name: str, tensors: Tensors) -> None:
     for prefix in FOREIGN_PREFIXES:
         family = recognise(part_of(tensors, prefix), DIFFUSION)
         if family is not None:
-            raise TpecError(f"{name} is a {family.title} whose tensors are named '{prefix}...', and ComfyUI does not "
+            raise TpecError(f"{name} is a {family.title} whose tensors are named '{prefix}*', and ComfyUI does not "
                             "take that prefix off: rename them, or use a file in ComfyUI's layout.")
 
 
@@ -166,13 +166,28 @@ def _refuse_fragment(name: str, tensors: Tensors) -> None:
         part = part_of(tensors, prefix)
         modules = [tensor.removesuffix(".weight") for tensor, info in part.items()
                    if tensor.endswith(".weight") and len(info.shape) == 2]
-        for family in DIFFUSION if modules else ():
-            blocks = [module for module in modules if family.in_block(module) and family.is_linear(module)]
-            lack = next((need for need in family.needs if not _has(need, part)), None)
-            if lack and len(blocks) > len(modules) / 2:
-                lost = readable(lack[0].name if isinstance(lack, tuple) else lack.name)
-                raise TpecError(f"{name} looks like a part of a {family.title} (it holds {prefix}{blocks[0]}), but "
-                                f"{prefix}{lost} is missing. {_SPLIT}")
+        families = _closest(modules, part)
+        if families:
+            held = next(module for module in modules if families[0].in_block(module))
+            lost = [_example(next(need for need in family.needs if not _has(need, part))) for family in families]
+            titles = " or ".join(family.title for family in families)
+            raise TpecError(f"{name} looks like a part of a {titles} (it holds {prefix}{held}), but "
+                            f"{prefix}{' or '.join(dict.fromkeys(lost))} is missing. {_SPLIT}")
+
+
+def _closest(modules: list[str], part: Tensors) -> list[Family]:
+    """The families that know most of the Linears and have most of what tells them; two if nothing sets them apart."""
+    scores = {}
+    for family in DIFFUSION:
+        known = [module for module in modules if family.is_linear(module)]
+        needs = [_has(need, part) for need in family.needs]
+        if len(known) > len(modules) / 2 and any(map(family.in_block, known)) and not all(needs):
+            scores[family] = (len(known), sum(needs))
+    return [family for family, score in scores.items() if score == max(scores.values())][:2]
+
+
+def _example(need: Key | tuple[Key, ...]) -> str:
+    return readable(need[0].name if isinstance(need, tuple) else need.name)
 
 
 def _sample(tensors: Tensors) -> str:

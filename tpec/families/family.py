@@ -75,15 +75,17 @@ class Key:
 
 @dataclass(frozen=True)
 class Keep:
-    """Modules that stay in high precision although ComfyUI could scale them, or that are no Linears at all, and why.
+    """Modules that stay in high precision although ComfyUI could scale them, and why.
 
-    `source` names who says so. `when` is a field of Settings; the rule counts only while that is true.
+    `source` names who says so. `when` is a field of Settings; the rule counts only while that is true. `linear` is
+    false for what looks like a Linear's weight and is none.
     """
 
     modules: str
     reason: str
     source: str = ""
     when: str = ""
+    linear: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A row of numbered blocks, `name` without the number: 0, 1, 2 ... without holes, with the same tensors in each.
+    """A row of numbered blocks, `name` up to its number, as in "blocks.#": no holes, and the same tensors in each.
 
     `varies` are patterns of tensors (without the block's own name) that only some of the blocks have; "**" takes all.
     """
@@ -125,8 +127,8 @@ class Family:
     classes: the classes of ComfyUI's `comfy.supported_models` that it covers (text encoders: of its `TEModel`).
     needs, forbids: tensors that it always (a tuple: one of them) and never has; with the table's order they tell
         layouts apart.
-    linears: every Linear that ComfyUI scales in FP8, by module pattern; what is not listed never becomes FP8.
-    keep: the first rule that matches wins over `linears`.
+    linears: the Linears that become FP8, by module pattern; what is not listed never does.
+    keep: the first rule that matches wins over `linears`; its Linears become FP8 if the user names them.
     outer: tensors outside the blocks without which the model cannot run (needs are checked as well).
     kind: ComfyUI's folder for files that hold nothing else.
     variants: titles of the family's members and the key that tells each; the first one that is there counts.
@@ -151,7 +153,8 @@ class Family:
 
     def is_linear(self, module: str) -> bool:
         """Whether the table knows `module` as a Linear that ComfyUI scales, kept or not."""
-        return any_of(self.linears).fullmatch(module) is not None
+        known = (*self.linears, *(rule.modules for rule in self.keep if rule.linear))
+        return any_of(known).fullmatch(module) is not None
 
     def kept(self, module: str, settings: object) -> Keep | None:
         """The rule that keeps `module` under these settings."""
@@ -164,7 +167,26 @@ class Family:
 
     def in_block(self, module: str) -> bool:
         """Whether `module` lies in one of the numbered blocks."""
-        return any_of(tuple(f"{row.name}.#.**" for row in self.blocks)).fullmatch(module) is not None
+        return any_of(tuple(f"{row.name}.**" for row in self.blocks)).fullmatch(module) is not None
+
+
+_REASONS = {
+    "input": "input projection, sensitive",
+    "text": "text projection, sensitive",
+    "time": "time, guidance or vector embedder, sensitive",
+    "output": "output projection, sensitive",
+    "shared": "modulation that all blocks share, sensitive",
+}
+
+
+def outer(source: str, **modules: str) -> tuple[Keep, ...]:
+    """Rules for the small layers around the blocks: what they are (a word of `_REASONS`) = their module pattern."""
+    return tuple(Keep(text, _REASONS[word], source) for word, text in modules.items())
+
+
+def encoder(name: str, family: str, ignored: str = "", prefix: str = "text_encoders.") -> Encoder:
+    """A text encoder where ComfyUI's own checkpoints hold it."""
+    return Encoder(name, f"{prefix}{name}.transformer.", family, ignored)
 
 
 def keys(*names: str) -> tuple[Key, ...]:

@@ -64,6 +64,21 @@ def test_triton_block_equals_torch(columns: int, rows: int) -> None:
     assert torch.equal(got, in_place) and torch.equal(changes, got - base)
 
 
+def test_triton_block_keeps_what_is_not_finite_as_torch_does() -> None:
+    triton_block = pytest.importorskip("tpec.kernels.triton_block")
+    if not triton_block.available():
+        pytest.skip("Triton cannot compile here")
+    targets = random(40, 5) * 60
+    targets[3, 0], targets[7, 1], targets[9, 2] = float("nan"), float("inf"), -float("inf")
+    coupling, results = torch.zeros(40, 40, device=CUDA), []
+    for rounder in (triton_block.round_block_triton, round_block_torch):
+        values = torch.empty_like(targets)
+        rounder(targets.clone(), torch.zeros_like(targets), coupling, values)
+        results.append(values)
+    assert results[0][3, 0].isnan() and results[0][7, 1] == 448 and results[0][9, 2] == -448
+    assert torch.equal(*(values.nan_to_num(1e6) for values in results))
+
+
 @pytest.mark.parametrize("shape", [(384, 1536), (1000, 333)])
 def test_layer_like_on_the_cpu(shape: tuple[int, int]) -> None:
     weight = (random(*shape) * 0.02).bfloat16()
@@ -153,6 +168,47 @@ def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> Non
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert verify(source, tmp_path / "q.safetensors").ok
     assert any("ran out of memory" in note for note in report.notes)
+
+
+FIRST_USE = """
+import sys, torch
+from tpec.checkpoint import open_checkpoint
+from tpec.pipeline import quantize
+from tpec.plan import make_plan
+from tpec.settings import Settings
+torch.cuda.set_per_process_memory_fraction(float(sys.argv[3]))
+report = quantize(make_plan(open_checkpoint(sys.argv[1]), Settings()), sys.argv[2], devices=["cuda:0"])
+print(report.notes)
+"""
+
+
+@pytest.mark.parametrize("fraction", [0.0, 2e-5, 2e-4])
+def test_libraries_without_room_for_their_workspace(tmp_path: Path, fraction: float) -> None:
+    """In a fresh process cuBLAS and cuSOLVER ask for theirs when there is no memory left."""
+    source, output = tmp_path / "model.safetensors", tmp_path / "q.safetensors"
+    write_safetensors(source, demo_tensors(), {})
+    done = subprocess.run([sys.executable, "-c", FIRST_USE, source, output, str(fraction)], capture_output=True,
+                          text=True, check=False, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert verify(source, output).ok
+    assert fraction or "ran out of memory" in done.stdout
+
+
+def test_buffers_that_cannot_be_pinned_are_plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    empty = torch.empty
+
+    def refused(*size: object, **more: object) -> torch.Tensor:
+        if more.get("pin_memory"):
+            raise RuntimeError("CUDA error: OS call failed or operation not supported on this OS")
+        return empty(*size, **more)
+
+    source = tmp_path / "model.safetensors"
+    write_safetensors(source, demo_tensors(), {})
+    plan = make_plan(open_checkpoint(source), Settings())
+    quantize(plan, tmp_path / "pinned", devices=[CUDA])
+    monkeypatch.setattr(torch, "empty", refused)
+    quantize(plan, tmp_path / "plain", devices=[CUDA])
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "pinned").read_bytes()
 
 
 def collected(sums: torch.device) -> Calibration:

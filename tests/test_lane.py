@@ -104,11 +104,15 @@ def test_the_journal_is_told_of_every_byte_once(tmp_path: Path, small_pieces: No
 
 def test_failure_of_the_writer_is_told_though_compute_waits_for_a_buffer(tmp_path: Path) -> None:
     """On a GPU the compute thread waits there most of the time: being stopped is not what went wrong."""
+    waiting = threading.Event()
+
     def full(task: Task, *_: object) -> None:
+        waiting.wait(30)
         raise TpecError("The disk of X is full.")
 
     def wait(lane: Lane, item: Read) -> Write:
         lane._downloads = Buffers(0, 8)
+        waiting.set()
         lane.download_buffer()
 
     with pytest.raises(TpecError, match="The disk of X is full"):

@@ -60,7 +60,8 @@ if triton is not None:
                 origin = tl.load(base + at * rows + row, mask=inside, other=0.0)
                 weight = tl.load(coupling + at * columns + column, mask=(sub > j) & (column < columns), other=0.0)
                 x = tl.sum(tl.where(sub[:, None] == j, tile, 0.0), axis=0)
-                x = tl.minimum(tl.maximum(x, -448.0), 448.0)
+                # Not minimum and maximum, which drop NaN: it must reach the checks of the result.
+                x = tl.where(x > 448.0, 448.0, tl.where(x < -448.0, -448.0, x))
                 # Same arithmetic as grid.round_to_grid: add and subtract 1.5 * 2^23 spacings.
                 bits = x.to(tl.int32, bitcast=True) & 0x7F800000
                 bits = tl.maximum(bits, 121 << 23) - (3 << 23)

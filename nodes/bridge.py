@@ -41,6 +41,10 @@ class NodeProgress:
         left = "" if event.eta is None else f", about {_duration(event.eta)} left"
         self.text(f"{event.index} of {event.count} layers{left}\n{event.layer}")
 
+    def counted(self, what: str) -> Callable[[int, int], None]:
+        """A callback that shows how many of something are done."""
+        return lambda done, count: self.text(f"{what} {done + 1} of {count}")
+
     def part(self, done: int, total: int, message: str) -> None:
         """For work that is counted in whole pieces."""
         self._bar.update_absolute(round(_STEPS * done / total), _STEPS)

@@ -7,9 +7,13 @@ from ..tpec.collect import Collector
 from ..tpec.outputs import GradientStats
 from .backward import with_gradients
 from .bridge import NodeProgress
-from .collect import Layers, calibrate, linear_layers, plan_for
+from .collect import Layers, calibrate, linear_layers, plan_for, refuse_quantized
+from .conditioning import make_conditionings, prompt_lines
 from .handles import CALIBRATION, CATEGORY, CalibrationHandle
-from .sampling import Job, Progress, job_inputs, sample
+from .latents import Size, empty_latent, kind_of, size_of
+from .presets import CUSTOM, PRESET_NAMES, Preset
+from .prompts import BUILT_IN
+from .sampling import Job, Progress, sample, sampler_inputs
 
 
 class TPECCalibrate(io.ComfyNode):
@@ -20,45 +24,81 @@ class TPECCalibrate(io.ComfyNode):
             display_name="TPEC Calibrate",
             category=CATEGORY,
             description="Samples with the original model and collects statistics of what its layers really see. "
-                        "Quantizing with them halves the error or better.",
+                        "Quantizing with them halves the error or better. Connect clip, and it takes prompts of its "
+                        "own.",
             search_aliases=["calibrate", "calibration", "quantize", "tpec"],
             inputs=[
                 io.Model.Input("model", tooltip="The original model, not a quantized one."),
-                *job_inputs(),
+                *sampler_inputs(),
                 io.Int.Input("runs", default=8, min=1, max=1000,
-                             tooltip="Samplings, each with the next seed. 8 is good, 32 is better."),
+                             tooltip="Samplings, each with the next seed and prompt. 8 is good, 32 is better."),
+                io.Conditioning.Input("positive", optional=True, tooltip="Instead of prompts."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Instead of the empty prompt."),
+                io.Latent.Input("latent_image", optional=True,
+                                tooltip="Size and count as in real use; its content is replaced by noise. Without it "
+                                        "one of the model's usual size."),
                 CALIBRATION.Input("calibration", optional=True, tooltip="An earlier calibration to add to."),
                 io.Boolean.Input("sensitivity", default=False, optional=True,
                                  tooltip="Also run the model backwards now and then, to learn which errors the result "
                                          "feels. A good deal better, about twice the time, more VRAM."),
+                io.Clip.Input("clip", optional=True,
+                              tooltip="The model's text encoder, which may be a quantized one: makes positive and "
+                                      "negative from prompts."),
+                io.String.Input("prompts", multiline=True, default="", optional=True,
+                                tooltip="For clip: one per line, each with a run of its own. Empty: a varied list for "
+                                        "pictures, video or sound, whatever the model makes."),
+                io.Combo.Input("preset", options=PRESET_NAMES, default=CUSTOM, optional=True,
+                               tooltip="quick: 8 runs of 10 steps. good: 16 of 20. best: 32 of 20 with sensitivity. "
+                                       "custom: runs, steps and sensitivity as set here."),
             ],
             outputs=[CALIBRATION.Output("calibration_out", display_name="calibration"), io.String.Output("summary")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model, positive: list, negative: list, latent_image: dict, seed: int, steps: int, cfg: float,
-                sampler_name: str, scheduler: str, runs: int, calibration: CalibrationHandle | None = None,
-                sensitivity: bool = False) -> io.NodeOutput:
-        job = Job(positive, negative, latent_image, steps, cfg, sampler_name, scheduler)
+    def execute(cls, model, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, runs: int,
+                positive: list | None = None, negative: list | None = None, latent_image: dict | None = None,
+                calibration: CalibrationHandle | None = None, sensitivity: bool = False, clip=None, prompts: str = "",
+                preset: str = CUSTOM) -> io.NodeOutput:
+        how = Preset.named(preset, runs, steps, sensitivity)
         layers = linear_layers(model.model.diffusion_model)
-        plan = plan_for(layers, model, sensitivity)
-        bar = Progress(model, cls.hidden.unique_id, len(plan.passes) * runs * steps)
+        refuse_quantized(layers)
         progress = NodeProgress(cls.hidden.unique_id)
+        size = size_of(model) if latent_image is None else None
+        latent = latent_image if size is None else empty_latent(model, size)
+        lines = _lines(model, prompts, how.runs) if positive is None else []
+        runs = max(how.runs, len(lines))
+        given = make_conditionings(clip, lines, positive, negative, progress.counted("prompt"))
+        plan = plan_for(layers, model, how.sensitivity)
+        bar = Progress(model, cls.hidden.unique_id, len(plan.passes) * runs * how.steps)
 
         def sample_all(patcher) -> None:
             for run in range(runs):
                 def on_step(step: int, x0: torch.Tensor, run: int = run) -> None:
                     bar.step(x0)
-                    progress.text(f"run {run + 1} of {runs}, step {step + 1} of {steps}")
+                    progress.text(f"run {run + 1} of {runs}, step {step + 1} of {how.steps}")
 
+                job = Job(*given.of_run(run), latent, how.steps, cfg, sampler_name, scheduler)
                 sample(patcher, job, (seed + run) % 2**64, on_step)
 
         def run_all(inputs: Collector, watched: Layers) -> dict[str, GradientStats]:
-            if sensitivity:
+            if how.sensitivity:
                 return with_gradients(model, watched, inputs, plan.device, sample_all)
             sample_all(model)
             return {}
 
         handle = calibrate(plan, layers, type(model.model).__name__, runs, run_all, calibration, progress)
-        return io.NodeOutput(handle, handle.summary, ui=ui.PreviewText(handle.summary))
+        text = "\n".join([handle.summary, *_notes(len(lines), size)])
+        return io.NodeOutput(handle, text, ui=ui.PreviewText(text))
+
+
+def _lines(model, prompts: str, runs: int) -> list[str]:
+    """All of the user's prompts, or as many of the built-in ones as there are runs."""
+    return prompt_lines(prompts) or list(BUILT_IN[kind_of(model)][:runs])
+
+
+def _notes(prompts: int, size: Size | None) -> list[str]:
+    """What was not connected and so chosen here."""
+    plural = "s" if prompts > 1 else ""
+    return [*([f"sampled with {prompts} prompt{plural}"] if prompts else []),
+            *([f"at the model's usual size, {size.text()}"] if size is not None else [])]

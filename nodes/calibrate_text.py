@@ -7,7 +7,8 @@ from comfy_api.latest import io, ui
 from ..tpec.errors import TpecError
 from ..tpec.outputs import GradientStats
 from .bridge import NodeProgress
-from .collect import calibrate, linear_layers, plan_for
+from .collect import calibrate, linear_layers, plan_for, refuse_quantized
+from .conditioning import prompt_lines
 from .handles import CALIBRATION, CATEGORY
 from .prompts import DEFAULT_PROMPTS
 
@@ -33,11 +34,12 @@ class TPECCalibrateText(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompts: str) -> io.NodeOutput:
-        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+        lines = prompt_lines(prompts)
         if not lines:
             raise TpecError("There is no prompt to encode: enter one per line.")
         progress = NodeProgress(cls.hidden.unique_id)
         layers = text_layers(clip.cond_stage_model)
+        refuse_quantized(layers)
 
         def encode_all(*_: object) -> dict[str, GradientStats]:
             for index, line in enumerate(lines):

@@ -27,6 +27,7 @@ Run = Callable[[Collector, Layers], Mapping[str, GradientStats]]
 
 #: Of the free memory, this share may hold statistics.
 _SHARE = 0.6
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _numbers = itertools.count(1)
 
 
@@ -34,6 +35,21 @@ def linear_layers(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """Linear modules by name, ComfyUI's quantized ones too, which are no torch Linear: [out, in] weights, one input."""
     return {name: module for name, module in root.named_modules()
             if hasattr(module, "in_features") and getattr(getattr(module, "weight", None), "ndim", 0) == 2}
+
+
+def refuse_quantized(layers: Layers) -> None:
+    """Raises TpecError when any layer's weight is not in a plain floating-point format."""
+    quantized = [name for name, module in layers.items() if _is_quantized(module.weight)]
+    if quantized:
+        raise TpecError(f"This model is quantized already ({len(quantized)} of {len(layers)} layers, '{quantized[0]}' "
+                        "first), and what its layers see has the errors of that: load the original in bf16, fp16 or "
+                        "fp32 (with weight_dtype 'default') to calibrate.")
+
+
+def _is_quantized(weight: torch.Tensor) -> bool:
+    # A quantized tensor of ComfyUI says the dtype that it stands for.
+    plain = getattr(weight, "data", weight)
+    return weight.dtype not in _FLOATS or hasattr(plain, "_qdata") or hasattr(weight, "_qdata")
 
 
 def plan_for(layers: Layers, patcher, outputs: bool = False) -> CollectionPlan:

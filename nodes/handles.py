@@ -9,6 +9,7 @@ from ..tpec.checkpoint import Checkpoint
 from ..tpec.errors import TpecError
 from ..tpec.report import Report
 from ..tpec.settings import Settings
+from ..tpec.structure import Structure
 
 CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
 CALIBRATION = io.Custom("TPEC_CALIBRATION")
@@ -19,10 +20,11 @@ CATEGORY = "TPEC FP8"
 
 @dataclass(frozen=True)
 class CheckpointHandle:
-    """A validated header and the family the user chose."""
+    """A validated header, the family the user chose, and what this ComfyUI would build from it (None: nothing)."""
 
     checkpoint: Checkpoint
     family: str
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..tpec.settings import Settings
 from .bridge import torch_devices
 from .handles import CATEGORY, CHECKPOINT, CheckpointHandle
 from .paths import source_names, source_path
+from .structure import structure_of
 
 
 class TPECLoadCheckpoint(io.ComfyNode):
@@ -53,14 +54,15 @@ class TPECLoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, family: str) -> io.NodeOutput:
-        handle = CheckpointHandle(open_checkpoint(source_path(checkpoint)), family)
+        opened = open_checkpoint(source_path(checkpoint))
+        handle = CheckpointHandle(opened, family, structure_of(opened.tensors, opened.metadata))
         return io.NodeOutput(handle, describe(handle))
 
 
 def describe(handle: CheckpointHandle) -> str:
     """What the engine would do with default settings, or why it cannot."""
     try:
-        plan = make_plan(handle.checkpoint, Settings(family=handle.family))
+        plan = make_plan(handle.checkpoint, Settings(family=handle.family), handle.structure)
     except TpecError as error:
         # Not the end yet: the quantize node's include pattern makes unknown layouts possible.
         return f"{handle.checkpoint.name}: not possible with default settings. {error}"

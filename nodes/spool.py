@@ -33,9 +33,10 @@ _ABANDONED = 600
 
 def _content_key(request: QuantizeRequest) -> str:
     """A hash of all that decides the result's bytes. Raises TpecError when the source or a device is gone."""
-    checkpoint, calibration = request.source.checkpoint, request.calibration
+    checkpoint, calibration, structure = request.source.checkpoint, request.calibration, request.source.structure
     facts = [__version__, str(checkpoint.path), checkpoint.identity(), asdict(request.settings),
-             torch_devices(request.device), calibration and [str(calibration.path), file_state(calibration.path)]]
+             torch_devices(request.device), structure and [structure.name, *sorted(structure.linears)],
+             calibration and [str(calibration.path), file_state(calibration.path)]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -45,7 +46,7 @@ def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     known = _made.get(key)
     if known and known[1] is not None and file_state(known[0].path) == known[1]:
         return known[0]
-    plan = make_plan(request.source.checkpoint, request.settings)
+    plan = make_plan(request.source.checkpoint, request.settings, request.source.structure)
     folder = temp_folder("results")
     output = folder / f"{model_stem(plan.checkpoint.name)}-{key}.safetensors"
     _make_room(output, plan.output_nbytes)

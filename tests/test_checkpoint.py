@@ -11,6 +11,7 @@ from samples import same_bits, write_raw
 
 from tpec.checkpoint import Reader, open_checkpoint
 from tpec.errors import TpecError
+from tpec.naming import default_output
 
 FIRST = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2).half()}
 SECOND = {"b.weight": torch.arange(4).reshape(2, 2), "b.bias": torch.tensor(3.0)}
@@ -126,6 +127,16 @@ def test_every_suffix_counts_in_a_folder(tmp_path: Path, name: str) -> None:
     save_file(FIRST, tmp_path / name)
     (tmp_path / "._model.safetensors").write_bytes(b"what macOS leaves beside a file")
     assert open_checkpoint(tmp_path).path == tmp_path / name
+
+
+@pytest.mark.parametrize("keep_distillation", [False, True])
+def test_result_beside_its_source_is_no_second_model(tmp_path: Path, keep_distillation: bool) -> None:
+    """So that a folder can be quantized again, or verified."""
+    result = default_output(tmp_path, keep_distillation)
+    save_file(SECOND, result)
+    assert open_checkpoint(tmp_path).path == result
+    save_file(FIRST, tmp_path / "model.safetensors")
+    assert open_checkpoint(tmp_path).path == tmp_path / "model.safetensors"
 
 
 def test_index_may_list_sft_files(tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ from tpec import __version__
 from tpec.checkpoint import open_checkpoint
 from tpec.cli import main
 from tpec.demo import flux_shapes
-from tpec.naming import default_output
 
 LAYER = "single_blocks.0.linear1"
 DEFAULT = "model_float8_e4m3fn_scaled_learned_svd.safetensors"
@@ -223,15 +222,6 @@ def test_output_is_named_so_that_readers_know_it(source: Path, tmp_path: Path, g
     assert tpec("quantize", source, "-o", f"{tmp_path}/{given}", "--method", "nearest") == 0
     assert f"saved {tmp_path / written}" in capsys.readouterr().out
     assert tpec("verify", source, tmp_path / written) == 0
-
-
-@pytest.mark.parametrize(("name", "stem"), [
-    ("MODEL_v1.5.SAFETENSORS", "MODEL_v1.5"), ("model_v1.5", "model_v1.5"), ("flux1-dev.sft", "flux1-dev"),
-    ("m.safetensors.index.json", "m"), ("m.safetensors.index.fp16.json", "m.fp16"),
-    ("m_1.5.fp16.index.json", "m_1.5.fp16"),
-    ("m-00002-of-00003.safetensors", "m"), ("m-00002-of-00003.fp16.safetensors", "m.fp16")])
-def test_default_name_keeps_the_models_own(tmp_path: Path, name: str, stem: str) -> None:
-    assert default_output(tmp_path / name, False) == tmp_path / DEFAULT.replace("model", stem)
 
 
 @pytest.mark.parametrize("name", ["m.safetensors.index.fp16.json", "folder"])

@@ -11,7 +11,7 @@ from tpec.calibration import Calibration, hash_layers
 from tpec.checkpoint import open_checkpoint
 from tpec.compute import default_rank
 from tpec.errors import TpecError
-from tpec.inputs import InputStats
+from tpec.inputs import Gram, HeldInputs
 from tpec.pipeline import quantize
 from tpec.plan import make_plan
 from tpec.report import Report
@@ -106,7 +106,7 @@ def calibration(source: Path, mean: float) -> Calibration:
     groups = {}
     for name, (_, columns) in weights.items():
         x = torch.randn(16 * columns, columns, generator=generator()) + mean
-        groups[name] = InputStats(x.mean(0), x.abs().max().item(), len(x), gram=x.mT @ x / len(x))
+        groups[name] = HeldInputs(x.mean(0), x.abs().max().item(), len(x), Gram(x.mT @ x / len(x)))
     return Calibration(groups, {name: name for name in groups}, hash_layers(weights), "test", 1, {}, weights)
 
 

@@ -141,6 +141,21 @@ def test_adapters_inside_a_model_are_named(tmp_path: Path) -> None:
     refused(tmp_path, xlabs, "it is a LoRA")
 
 
+def test_a_text_encoder_beside_an_unknown_model_is_no_reason(tmp_path: Path) -> None:
+    """The whole file is called unknown, and nothing of it is quantized unless that is asked for."""
+    shapes = {f"text_encoders.t5xxl.transformer.{name}": shape for name, shape in t5xxl_shapes().items()}
+    unknown = {f"model.diffusion_model.new.{at}.weight": (8, 8) for at in range(9)}
+    refused(tmp_path, shapes | unknown, "not known here")
+    assert found(tmp_path, shapes | unknown, "t5xxl").prefix == "text_encoders.t5xxl.transformer."
+    assert found(tmp_path, shapes).family.name == "t5xxl"
+
+
+def test_additions_to_some_blocks_are_nothing_missing(tmp_path: Path) -> None:
+    whole = flux_shapes(HIDDEN, 4, 3)
+    added = {f"double_blocks.{at}.extra.weight": (8, 8) for at in (0, 2)} | {"double_blocks.1.note": (3,)}
+    assert found(tmp_path, whole | added).family.name == "flux"
+
+
 def test_shards_and_models_with_holes_are_refused_by_what_is_missing(tmp_path: Path) -> None:
     whole = flux_shapes(HIDDEN, 4, 3)
 

@@ -206,3 +206,45 @@ def test_header_that_is_too_large_without_metadata_is_refused(tmp_path: Path, mo
     plan = with_metadata(plan_of(tmp_path), {"a": "x" * 3000, "tpec": "of an earlier run" * 1000})
     with pytest.raises(TpecError, match="bytes over the 5000 that safetensors allows: quantize fewer layers"):
         make_layout(plan, {})
+
+
+T5_LAYER = "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q"
+
+
+def full_layout(folder: Path, extra: dict[str, tuple[int, ...]], dtypes: dict[str, str], metadata: dict[str, str],
+                **settings: object) -> dict[str, object]:
+    """Header metadata of a full checkpoint's layout, one part of which is quantized already."""
+    from samples import write_shapes
+
+    from tpec.demo import flux_shapes
+
+    shapes = {f"model.diffusion_model.{name}": shape for name, shape in flux_shapes(128, 1, 1).items()}
+    shapes |= {f"text_encoders.t5xxl.transformer.{name}": shape for name, shape in t5xxl_shapes().items()}
+    path = write_shapes(folder / "full.safetensors", shapes | extra, dtypes, metadata)
+    layout = make_layout(make_plan(open_checkpoint(path), Settings(**settings)), {})
+    return json.loads(layout.header[8:])["__metadata__"]
+
+
+def test_tables_of_both_parts_are_merged(tmp_path: Path) -> None:
+    table = {"_quantization_metadata": json.dumps({"layers": {T5_LAYER: {"format": "float8_e4m3fn", "mine": 1}}})}
+    told = {f"{T5_LAYER}.comfy_quant": (2,), f"{T5_LAYER}.weight_scale": ()}
+    dtypes = {f"{T5_LAYER}.weight": "F8_E4M3", f"{T5_LAYER}.comfy_quant": "U8", f"{T5_LAYER}.weight_scale": "F32"}
+    for form in ("universal", "comfy_quant"):
+        layers = json.loads(full_layout(tmp_path, told, dtypes, table, format=form)["_quantization_metadata"])["layers"]
+        assert layers[T5_LAYER] == {"format": "float8_e4m3fn", "mine": 1} and len(layers) == 14
+    # Beside a table ComfyUI no longer looks for the legacy marker of the diffusion model.
+    assert "_quantization_metadata" not in full_layout(tmp_path, told, dtypes, table, format="scaled_fp8")
+    with pytest.raises(TpecError, match="layers that only its header describes.*choose the format universal"):
+        full_layout(tmp_path, {}, {f"{T5_LAYER}.weight": "F8_E4M3"}, table, format="scaled_fp8")
+
+
+def test_no_table_beside_a_diffusion_model_in_the_legacy_form(tmp_path: Path) -> None:
+    layer = "model.diffusion_model.single_blocks.0.linear1"
+    legacy = {f"{layer}.scale_weight": (1,), "model.diffusion_model.scaled_fp8": (2,)}
+    dtypes = {f"{layer}.weight": "F8_E4M3", f"{layer}.scale_weight": "F32",
+              "model.diffusion_model.scaled_fp8": "F8_E4M3"}
+    assert "_quantization_metadata" not in full_layout(tmp_path, legacy, dtypes, {}, t5xxl=True)
+    old = {f"{T5_LAYER}.scale_weight": (1,), "text_encoders.t5xxl.transformer.scaled_fp8": (2,)}
+    dtypes = {f"{T5_LAYER}.weight": "F8_E4M3", f"{T5_LAYER}.scale_weight": "F32",
+              "text_encoders.t5xxl.transformer.scaled_fp8": "F8_E4M3"}
+    assert "_quantization_metadata" in full_layout(tmp_path, old, dtypes, {})

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from samples import names_in, python
+from samples import names_in, python, small_disk
 
 from tpec.errors import TpecError
 from tpec.lock import OutputLock, lock_file
@@ -35,9 +35,11 @@ def make(folder: Path, lock: Callable[[int], bool | None] = lock_file) -> Output
 def test_one_holds_it_and_the_other_is_told_who(tmp_path: Path, lock: Callable[[int], bool | None]) -> None:
     with make(tmp_path, lock) as first, make(tmp_path, lock) as second:
         first.acquire()
+        assert first.held
         assert names_in(tmp_path) == {"q.lock"}
         with pytest.raises(TpecError, match=rf"another run is writing this output \(process {os.getpid()} on"):
             second.acquire()
+        assert not second.held
         second.release()
         assert names_in(tmp_path) == {"q.lock"}, "who does not hold it must not remove it"
         first.release()
@@ -135,3 +137,15 @@ def test_replaced_working_file_is_noticed(tmp_path: Path) -> None:
             working.write_text("theirs")
             with pytest.raises(TpecError, match="another run replaced the working file"):
                 lock.confirm()
+
+
+def test_full_disk_keeps_no_lock_file(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        with open(disk / "filler", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+        with make(disk) as lock, make(disk) as other:
+            lock.acquire()
+            with pytest.raises(TpecError, match="another run is writing this output: wait"):
+                other.acquire()
+        assert names_in(disk) == {"filler"}

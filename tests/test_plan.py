@@ -257,6 +257,7 @@ def test_only_part_leaves_the_rest_out(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, FULL, only_part=True)
     assert plan.kind == "diffusion_models"
     assert names(plan, "drop") == {name for name in FULL if not name.startswith("model.diffusion_model.")}
+    refused("cannot be written alone", tmp_path, FULL, only_part=True, t5xxl=True)
 
 
 def structure_of(*more: str, name: str = "Flux", without: str = "-") -> Structure:
@@ -282,6 +283,18 @@ def test_only_what_table_and_comfyui_agree_on_becomes_fp8(tmp_path: Path, prefix
     assert names(plan) == every
     assert "2 Linears stay because the table of families does not know them" in plan.summary()
     assert "takes this model for Krea2" in planned(tmp_path, shapes, structure_of(name="Krea2")).summary()
+
+
+def test_a_text_encoder_of_a_full_checkpoint_is_not_held_against_the_diffusion_model(tmp_path: Path) -> None:
+    plan = planned(tmp_path, FULL, structure_of(), t5xxl=True)
+    assert len(names(plan)) == 24 * 7 and not plan.notes
+    both = planned(tmp_path, FULL, structure_of(), part=("t5xxl",))
+    assert len(names(both)) == 24 * 7 + len(BLOCK_WEIGHTS) and not both.notes
+
+
+def test_a_model_whose_scales_comfyui_ignores_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TpecError, match="knows it .NewEncoder. but ignores FP8 scales"):
+        planned(tmp_path, {"stages.0.a.weight": (8, 8)}, Structure("NewEncoder", frozenset()))
 
 
 def test_include_never_makes_fp8_of_what_comfyui_would_not_scale(tmp_path: Path) -> None:

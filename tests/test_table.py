@@ -91,11 +91,11 @@ def test_share_of_linears_in_fp8(name: str) -> None:
     assert share(name) >= LEAST_SHARE or plan_of(name).family.notes
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", [*KNOWN, *HONOURED])
 def test_agreement_with_comfyui_changes_nothing(name: str) -> None:
-    model = MODELS[name]
-    structure = Structure(model.facts["class"], model.modules("linear"), model.modules("embedding"),
-                          model.modules("experts"))
+    model = BOTH[name]
+    structure = Structure(model.facts.get("class", model.facts.get("te")), model.modules("linear"),
+                          model.modules("embedding"), model.modules("experts"))
     plan = make_plan(checkpoint(shapes(model)), Settings(), structure)
     assert not plan.notes
     assert plan.of("quantize") == plan_of(name).of("quantize")
@@ -152,7 +152,7 @@ def test_a_model_with_something_missing_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "model.model.", "net.", "model."])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "net."])
 def test_prefixes(name: str, prefix: str) -> None:
     tensors = checkpoint(shapes(MODELS[name], prefix)).tensors
     found = detect("m", tensors, "auto", "")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from samples import names_in, python, run_cli, save_flux, weights
+from samples import REPOSITORY, environment, names_in, python, run_cli, save_flux, weights
 
 from tpec.checkpoint import open_checkpoint
 from tpec.demo import flux_shapes
@@ -126,3 +126,22 @@ def test_killed_run_does_not_block_the_next(tmp_path: Path, more: list[str]) -> 
     assert (done.returncode, done.stderr) == (0, "")
     assert names_in(tmp_path) == {"model.safetensors", "q.safetensors"}
     assert verify(source, output).ok
+
+
+@pytest.mark.slow
+def test_torchrun_counts_as_one_run_and_is_refused_as_one(tmp_path: Path) -> None:
+    """Every rank ends by itself, and the first run's file stays as it is."""
+    source, output = save_flux(tmp_path), tmp_path / "q.safetensors"
+    process = start(source, output)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tpec",
+               "quantize", source, "-o", output, "--quiet", "--device", "cpu", "--method", "nearest"]
+    refused = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=240)
+    assert refused.returncode == 1
+    assert "another run is writing this output" in refused.stderr
+    _, stderr = process.communicate("go on\n", timeout=240)
+    assert (process.returncode, stderr) == (0, "")
+    assert verify(source, output).ok
+    alone = subprocess.run([*map(str, command), "--overwrite"], cwd=REPOSITORY, env=environment(), capture_output=True,
+                           text=True, timeout=240)
+    assert alone.returncode == 0, alone.stderr
+    assert names_in(tmp_path) == {"model.safetensors", "q.safetensors"}

@@ -21,7 +21,7 @@ def torchrun(*arguments: object, program: Sequence[object] = ("-m", "tpec")) -> 
     """Two ranks on this machine. A run that hangs fails the test."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                *map(str, (*program, *arguments))]
-    return subprocess.run(command, env=environment(), cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment(), cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
 
 
 def sentences(done: subprocess.CompletedProcess) -> list[str]:

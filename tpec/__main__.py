@@ -35,8 +35,8 @@ def _missing_package() -> str:
             importlib.import_module(name)
         except (ImportError, OSError) as error:
             what = "is not installed" if getattr(error, "name", None) == name else f"cannot be imported ({error})"
-            return (f"The package {name} {what}: install what the command line needs with "
-                    "pip install \"tpec-fp8[cli]\", or in a clone with pip install \".[cli]\".")
+            return (f"The package {name} {what}: pip install {name}, or in a clone of the project pip install "
+                    "\".[cli]\" for all that the command line needs.")
     return ""
 
 

@@ -100,7 +100,8 @@ class SketchAccumulator:
 
     def add(self, rows: torch.Tensor) -> None:
         self._nearby = rows.device
-        test = self._workspace.test_matrix(*self._image.shape, rows.device)
+        width, rank = self._image.shape
+        test = self._workspace.test_matrix(width, rank, rows.device)
         for part in rows.split(TOKENS):
             part = part.float()
             self._moments.add(part)
@@ -128,7 +129,8 @@ class SketchAccumulator:
 
     def _eigenpairs(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         image = self._image.to(device) / self._moments.count
-        test = self._workspace.test_matrix(*image.shape, device)
+        width, rank = image.shape
+        test = self._workspace.test_matrix(width, rank, device)
         # A small shift keeps the core positive; it is taken off the eigenvalues again.
         shift = 1e-6 * image.norm() + torch.finfo(torch.float32).tiny
         image = image + shift * test

@@ -43,13 +43,15 @@ def calibrated_metric(stats: InputStats, has_bias: bool, device: torch.device) -
 
 def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
     """Names (in the file) of the layers it covers. Raises TpecError when it is of another model."""
-    layers = _own_layers(plan)
-    covered = [layer for layer in layers if calibration.stats(layer.local_layer) is not None]
-    for layer in covered:
-        width = calibration.stats(layer.local_layer).width
-        if width != layer.shape[1]:
-            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' reads {width} values, "
-                            f"that of {plan.checkpoint.name} {layer.shape[1]}.")
+    layers, covered = _own_layers(plan), []
+    for layer in layers:
+        stats = calibration.stats(layer.local_layer)
+        if stats is None:
+            continue
+        covered.append(layer)
+        if stats.width != layer.shape[1]:
+            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' reads {stats.width} "
+                            f"values, that of {plan.checkpoint.name} {layer.shape[1]}.")
         outputs = calibration.outputs.get(layer.local_layer)
         if outputs is not None and outputs.rows != layer.shape[0]:
             raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' has {outputs.rows} "
@@ -90,7 +92,9 @@ def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
 def calibration_record(tasks: Iterable[Task], calibration: Calibration | None) -> dict[str, float | None]:
     """The calibrated layers among `tasks`, for the file's header: |E[x]| where the bias makes up for it, else None."""
     record: dict[str, float | None] = {}
-    for task in tasks if calibration is not None else ():
+    if calibration is None:
+        return record
+    for task in tasks:
         stats = calibration.stats(task.layer.local_layer) if task.quantize else None
         if stats is not None:
             corrects = centred(stats, task.bias is not None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -113,7 +114,7 @@ def _made(groups: list[_Group], on_part: OnPart) -> Iterator[torch.Tensor]:
         yield from group.make()
 
 
-def _table(text: str) -> dict[str, object]:
+def _table(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError("a table is missing")

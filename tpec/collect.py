@@ -73,7 +73,7 @@ class _Seen:
     def __init__(self, tensor: torch.Tensor, group: str) -> None:
         self.tensor, self.group = tensor, group
         self._version = None if tensor.is_inference() else tensor._version
-        self._sample = self._values() if self._version is None else None
+        self._sample = tensor.new_empty(0) if self._version is not None else self._values()
 
     def _values(self) -> torch.Tensor:
         return self.tensor.flatten()[:: max(1, self.tensor.numel() // _SAMPLED)].clone()

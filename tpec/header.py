@@ -42,18 +42,20 @@ def make_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]],
                 metadata: Mapping[str, str]) -> tuple[bytes, dict[str, TensorInfo]]:
     """The first bytes of a file with these tensors (dtype code, shape), in this order, and where each will lie."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
+    spans: dict[str, tuple[int, int]] = {}
     at = 0
     for name, (dtype, shape) in tensors.items():
-        end = at + byte_count(dtype, shape)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
-        at = end
+        size = byte_count(dtype, shape)
+        if size is None:
+            raise ValueError(f"dtype {dtype} is not known")
+        spans[name] = at, at + size
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     start = 8 + len(text)
-    infos = {}
-    for name, (dtype, shape) in tensors.items():
-        first, end = header[name]["data_offsets"]
-        infos[name] = TensorInfo(name, dtype, shape, start + first, end - first)
+    infos = {name: TensorInfo(name, *tensors[name], start + first, end - first)
+             for name, (first, end) in spans.items()}
     return struct.pack("<Q", len(text)) + text, infos
 
 

@@ -54,6 +54,11 @@ class OutputLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    @property
+    def held(self) -> bool:
+        """Whether the output is this run's own: only then may its working file be removed."""
+        return self._handle is not None
+
     def acquire(self) -> None:
         """Raises TpecError when another run, in this process or elsewhere, writes the output."""
         with disk_errors(self._output):
@@ -102,9 +107,7 @@ class OutputLock:
             return None
         try:
             if self._holds(handle, fresh):
-                os.ftruncate(handle, 0)
-                os.lseek(handle, 0, os.SEEK_SET)
-                os.write(handle, json.dumps(_myself()).encode())
+                _sign(handle)
                 kept, handle = handle, None
                 return kept
             return None
@@ -150,8 +153,13 @@ def _is_named(handle: int, path: Path) -> bool:
         return False
 
 
-def _myself() -> dict[str, object]:
-    return {"process": os.getpid(), "host": socket.gethostname()}
+def _sign(handle: int) -> None:
+    """Write who holds the lock. It is held without that, too: a full disk is for the result to complain about."""
+    owner = {"process": os.getpid(), "host": socket.gethostname()}
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, json.dumps(owner).encode())
 
 
 def _owner(handle: int) -> dict[str, object] | None:

@@ -71,6 +71,11 @@ def default_output(source: Path, keep_distillation: bool) -> Path:
     return folder / f"{stem}_float8_e4m3fn_scaled_learned{distilled}_svd.safetensors"
 
 
+def is_default_output(name: str) -> bool:
+    """Whether `default_output` gives such names."""
+    return re.search(r"_float8_e4m3fn_scaled_learned(_nodistill)?_svd\.safetensors$", name) is not None
+
+
 def named_output(given: str) -> Path:
     """The file that a user's name for a result means: it ends in .safetensors or .sft, so that readers know it.
 

@@ -79,7 +79,7 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
             parts = world.gather(world.agree(partial(_run, job, found, progress, world, cards)))
             world.agree(partial(_publish, output, overwrite, lock) if world.rank == 0 else _nothing)
         except BaseException:
-            if world.rank == 0 and not resume and lock.unchanged():
+            if lock.held and not resume and lock.unchanged():
                 with suppress(OSError):
                     spool.discard(output)
             raise

@@ -25,4 +25,4 @@ def write_stream(path: Path, shapes: Mapping[str, tuple[str, tuple[int, ...]]], 
     with open(path, "wb") as file:
         file.write(header)
         for tensor in tensors:
-            file.write(memoryview(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+            file.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

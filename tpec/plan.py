@@ -127,12 +127,17 @@ def make_plan(checkpoint: Checkpoint, settings: Settings, structure: Structure |
     """
     _refuse_unknown_dtypes(checkpoint)
     found = _detect(checkpoint, settings, structure)
+    if settings.only_part and found.prefix and found.family.kind == "text_encoders":
+        raise TpecError(f"The {found.family.title} of {checkpoint.name} cannot be written alone: ComfyUI would not "
+                        f"find it under '{found.prefix}'. only_part is for the diffusion model.")
     more, notes = choose_parts(checkpoint.name, checkpoint.tensors, found, settings.part)
     parts = (found, *more)
     for part in parts:
         refuse_quantized(checkpoint, _tensors_of(part, parts, checkpoint.tensors), f"the {part.family.title}")
         refuse_incomplete(checkpoint.name, part, checkpoint.tensors)
-    agreement = Agreement(found.family, structure)
+    # A text encoder inside a full checkpoint is not what ComfyUI was asked about.
+    inside = bool(found.prefix) and found.family.kind == "text_encoders"
+    agreement = Agreement(found.family, None if inside else structure)
     layers = tuple(_decide(info, parts, settings, agreement) for info in checkpoint.tensors.values())
     if not any(layer.action == QUANTIZE for layer in layers):
         raise TpecError(f"In {checkpoint.name} no layer is left to quantize: check the include and exclude patterns.")
@@ -178,8 +183,9 @@ def _decide(info: TensorInfo, parts: tuple[Detection, ...], settings: Settings, 
             return LayerPlan(info, info.name, DROP, f"only the {parts[0].family.title} is wanted")
         return LayerPlan(info, info.name, KEEP, f"not part of the {parts[0].family.title}")
     local = info.name[len(part.prefix):]
-    if part.family.dropped(local):
-        return LayerPlan(info, local, DROP, part.family.dropped(local).reason)
+    drop = part.family.dropped(local)
+    if drop is not None:
+        return LayerPlan(info, local, DROP, drop.reason)
     unfit = _unfit(info, local)
     if unfit:
         return LayerPlan(info, local, KEEP, unfit)

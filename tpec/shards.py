@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import TpecError
 from .header import MAX_HEADER_BYTES
-from .naming import ShardName, is_model_name, shard_name
+from .naming import ShardName, is_default_output, is_model_name, shard_name
 
 #: An index with another name is looked for in files of at most so many bytes.
 _MAX_INDEX_BYTES = 64 << 20
@@ -93,12 +93,15 @@ def model_in(folder: Path) -> Path:
 
 
 def _models(names: Iterable[str]) -> list[str]:
-    """One name for each model: the first of those that are shards of the same."""
+    """One name for each model: the first of those that are shards of the same.
+
+    Results of earlier runs, which lie beside their source unless told otherwise, are none while there is another.
+    """
     models: dict[object, str] = {}
     for name in names:
         shard = shard_name(name)
         models.setdefault((shard.stem, shard.count, shard.ending) if shard else name, name)
-    return list(models.values())
+    return [name for name in models.values() if not is_default_output(name)] or list(models.values())
 
 
 def index_beside(shard: Path) -> Path | None:

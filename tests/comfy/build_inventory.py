@@ -95,12 +95,12 @@ def difference(variant: Variant, these: dict, those: dict) -> str:
     return f"{variant.name}: {len(wrong)} tensors differ: " + "; ".join(wrong[:12])
 
 
-DIFFUSION = """Diffusion models of ComfyUI v0.33.0 at their published sizes. Written by tests/comfy/build_inventory.py, never
-by hand; the format is described in tests/inventory.py. `linear` is the share of parameters in weights of ComfyUI's Linear."""
-ENCODERS = """Text encoder files of ComfyUI v0.33.0, written like diffusion.txt. `te` is what ComfyUI recognises. `honoured` and
-`not honoured`: the types of the loader node that do and do not read the scales of such a file when it is loaded alone."""
-LOADERS = """Text encoders that come together in ComfyUI v0.33.0, written like diffusion.txt: loader nodes with several files
-first, then full checkpoints by class. Per encoder: of how many Linears the scales are honoured. `own`: no file of its own."""
+DIFFUSION = """Diffusion models of ComfyUI v0.33.0 at their published sizes. Written by tests/comfy/build_inventory.py,
+never by hand; the format is described in tests/inventory.py. `linear`: the share of weights of ComfyUI's Linear."""
+ENCODERS = """Text encoder files of ComfyUI v0.33.0, written like diffusion.txt. `te` is what ComfyUI recognises;
+`honoured` and `not honoured`: types of the loader node that do and do not read the scales of such a file alone."""
+LOADERS = """Text encoders that come together in ComfyUI v0.33.0, written like diffusion.txt: loader nodes with several
+files, then full checkpoints by class. Per encoder: in how many Linears scales are honoured; `own` has no own file."""
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def tensors_of(root: torch.nn.Module) -> inventory.Tensors:
         kind = kind_of(module)
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                bias = name == inventory.BIAS and kind not in ("parameter", "norm", "experts")
+                bias = name == inventory.BIAS and kind not in ("parameter", "norm")
                 found[dot + name] = (tuple(parameter.shape), inventory.BIAS if bias else kind)
         for name, buffer in module._buffers.items():
             if buffer is not None and name not in module._non_persistent_buffers_set:

@@ -16,8 +16,8 @@ NODES = {
         "exclude", "device", "keep_nonfinite"], ["TPEC_QUANTIZED", "STRING"]),
     "TPECSaveScaledFP8": ("Save Scaled FP8", ["quantized", "filename", "folder", "if_exists"], ["COMBO", "STRING"]),
     "TPECLoadScaledFP8": ("Load Scaled FP8", ["quantized"], ["MODEL", "CLIP", "VAE"]),
-    "TPECCalibrate": ("TPEC Calibrate", ["model", *SAMPLING, "runs", "calibration", "sensitivity"],
-                      ["TPEC_CALIBRATION", "STRING"]),
+    "TPECCalibrate": ("TPEC Calibrate", ["model", *SAMPLING, "runs", "calibration", "sensitivity", "clip", "prompts",
+                                         "preset"], ["TPEC_CALIBRATION", "STRING"]),
     "TPECCalibrateText": ("TPEC Calibrate Text Encoder", ["clip", "prompts"], ["TPEC_CALIBRATION", "STRING"]),
     "TPECSaveCalibration": ("Save TPEC Calibration", ["calibration", "name", "if_exists"], ["STRING"]),
     "TPECLoadCalibration": ("Load TPEC Calibration", ["name"], ["TPEC_CALIBRATION", "STRING"]),
@@ -50,12 +50,22 @@ def test_names_inputs_and_outputs(info, name: str):
     assert facts["output"] == outputs
 
 
+def test_widgets_of_earlier_workflows_keep_their_places(info):
+    """Saved workflows hold the widgets' values in order, required ones first; new ones come behind them."""
+    facts = info["TPECCalibrate"]["input"]
+    widgets = [name for group in ("required", "optional") for name, (kind, *_) in facts[group].items()
+               if isinstance(kind, list) or kind in ("INT", "FLOAT", "BOOLEAN", "COMBO", "STRING")]
+    assert widgets == ["seed", "steps", "cfg", "sampler_name", "scheduler", "runs", "sensitivity", "prompts", "preset"]
+    assert facts["optional"]["preset"][1]["default"] == "custom" and facts["optional"]["prompts"][1]["default"] == ""
+
+
 def test_choices_of_the_contract(info):
     quantize = inputs(info["TPECQuantizeFP8"])
     assert quantize["method"][1]["options"] == ["tpec", "nearest"]
     assert quantize["format"][1]["options"] == ["universal", "comfy_quant", "scaled_fp8"]
     assert quantize["matmul"][1]["options"] == ["full_precision", "fp8"]
     assert inputs(info["TPECSaveScaledFP8"])["if_exists"][1]["options"] == ["error", "number", "overwrite"]
+    assert inputs(info["TPECCalibrate"])["preset"][1]["options"] == ["custom", "quick", "good", "best"]
     assert inputs(info["TPECLoadCheckpoint"])["family"][1]["default"] == "auto"
 
 

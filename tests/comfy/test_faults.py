@@ -23,7 +23,7 @@ def tiny(server: ComfyServer) -> str:
 def leftovers(server: ComfyServer) -> list[Path]:
     """Files that are no finished result."""
     return [path for folder in (server.temp, server.models, server.output) for path in folder.rglob("*")
-            if path.is_file() and path.suffix not in (".safetensors", ".latent", ".png", ".json")]
+            if path.is_file() and path.suffix not in (".safetensors", ".sft", ".latent", ".png", ".json")]
 
 
 def broken(server: ComfyServer, kind: str) -> str:
@@ -120,7 +120,8 @@ def test_shard_without_its_siblings_is_refused_by_their_names(server: ComfyServe
     folder = server.models / "diffusion_models"
     save_shards(folder, "lone")
     (folder / "lone-00001-of-00002.safetensors").unlink()
-    outcome = server.run(p.quantizing("diffusion_models/lone-00002-of-00002.safetensors"))
+    lone = p.quantizing("diffusion_models/lone-00002-of-00002.safetensors")
+    outcome = server.run({**lone, **p.saving("lone")})
     assert "not complete without lone-00001-of-00002.safetensors" in outcome.error
 
 

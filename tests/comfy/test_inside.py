@@ -1,5 +1,6 @@
 """Parts of the nodes in ComfyUI's own Python, with its modules but without a server."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -41,3 +42,29 @@ def test_results_in_the_temp_folder(inside, tmp_path: Path):
     assert inside("results.py", tmp_path) == [
         "a changed file is made again", "a missing file is made again", "an intact file is not",
         "leftovers go first", "the rest stays", "then results"]
+
+
+#: As ComfyUI's own empty latent nodes make them for these sizes.
+USUAL = {
+    "SD15": ["pictures", [1, 4, 64, 64]], "SDXL": ["pictures", [1, 4, 128, 128]],
+    "SD3": ["pictures", [1, 16, 128, 128]],
+    "Flux": ["pictures", [1, 16, 128, 128]], "FluxSchnell": ["pictures", [1, 16, 128, 128]],
+    "Flux2": ["pictures", [1, 128, 64, 64]], "Chroma": ["pictures", [1, 16, 128, 128]],
+    "ChromaRadiance": ["pictures", [1, 3, 1024, 1024]], "HunyuanImage21": ["pictures", [1, 64, 64, 64]],
+    "QwenImage": ["pictures", [1, 16, 1, 166, 166]], "Anima": ["pictures", [1, 16, 1, 128, 128]],
+    "Stable_Cascade_C": ["pictures", [1, 16, 24, 24]], "Kandinsky5Image": ["pictures", [1, 16, 128, 128]],
+    "WAN21_T2V": ["video", [1, 16, 21, 60, 104]], "WAN21_Vace": ["video", [1, 16, 21, 60, 104]],
+    "WAN22_T2V": ["video", [1, 48, 31, 44, 80]], "HunyuanVideo": ["video", [1, 16, 19, 60, 106]],
+    "HunyuanVideo15": ["video", [1, 32, 31, 30, 53]], "LTXV": ["video", [1, 128, 13, 16, 24]],
+    "GenmoMochi": ["video", [1, 12, 7, 60, 106]], "CosmosT2V": ["video", [1, 16, 16, 88, 160]],
+    "Kandinsky5": ["video", [1, 16, 31, 64, 96]], "StableAudio": ["audio", [1, 64, 1024]],
+    "ACEStep": ["audio", [1, 8, 16, 1292]], "ACEStep15": ["audio", [1, 64, 3000]],
+    "SVD_img2vid": None, "LTXAV": None, "Hunyuan3Dv2": None, "SeedVR2": None,
+}
+
+
+def test_usual_sizes_of_the_families(inside):
+    found = json.loads(inside("sizes.py")[-1])
+    assert {name: found[name] for name in USUAL if name in found} == {
+        name: value for name, value in USUAL.items() if name in found}
+    assert {"SD15", "SDXL", "SD3", "Flux", "WAN21_T2V", "HunyuanVideo", "LTXV", "StableAudio"} <= found.keys()

@@ -3,9 +3,8 @@
 Which modules ComfyUI really gives a scale to was read from its v0.33.0 sources and checked by loading files.
 """
 
-from .detection import Detection, detect, never_read, part_of, recognise, refuse_incomplete
+from .detection import Detection, choose_parts, detect, never_read, part_of, recognise, refuse_incomplete
 from .family import DROP, KEEP, QUANTIZE, Blocks, Drop, Encoder, Family, Keep, Key, find, fits, pattern, spelled
-from .parts import choose_parts
 from .table import CUSTOM, DIFFUSION, ENCODER_PREFIXES, FAMILIES, GENERIC, PREFIXES, TEXT, family_names
 
 __all__ = ["CUSTOM", "DIFFUSION", "DROP", "ENCODER_PREFIXES", "FAMILIES", "GENERIC", "KEEP", "PREFIXES", "QUANTIZE",

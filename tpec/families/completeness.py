@@ -7,6 +7,8 @@ from ..header import TensorInfo
 from .family import Blocks, Family, any_of, find, pattern, spelled
 
 _NAMED = 3
+#: A tensor that so large a part of the blocks has belongs into each; what fewer have are additions to some of them.
+_MOST = 0.75
 
 
 def missing(family: Family, tensors: Mapping[str, TensorInfo]) -> str:
@@ -42,10 +44,10 @@ def _missing_in(row: Blocks, family: Family, names: Iterable[str]) -> str:
 
 
 def _in_every_block(row: Blocks, family: Family, name: str, blocks: dict[int, set[str]]) -> set[str]:
-    """What each block must have: what most of them have, and every Linear of the table that one of them has."""
+    """What each block must have: what nearly all have, and every Linear of the table that one of them has."""
     counts = Counter(tail for tails in blocks.values() for tail in tails)
     return {tail for tail, count in counts.items() if not any_of(row.varies).fullmatch(tail)
-            and (count > len(blocks) / 2 or family.is_linear(f"{name}0.{tail.rpartition('.')[0]}"))}
+            and (count > len(blocks) * _MOST or family.is_linear(f"{name}0.{tail.rpartition('.')[0]}"))}
 
 
 def _blocks(row: Blocks, names: Iterable[str]) -> dict[str, dict[int, set[str]]]:
@@ -55,6 +57,6 @@ def _blocks(row: Blocks, names: Iterable[str]) -> dict[str, dict[int, set[str]]]
     for name in names:
         begin = match(name)
         number, _, tail = name[begin.end():].partition(".") if begin else ("", "", "")
-        if tail and number.isdigit():
-            found.setdefault(name[:begin.end()], {}).setdefault(int(number), set()).add(tail)
+        if begin and tail and number.isdigit():
+            found.setdefault(begin.group(), {}).setdefault(int(number), set()).add(tail)
     return found

@@ -1,13 +1,13 @@
 """Which family a file is of, and where in the file the model lies: from the header alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import TpecError
 from ..header import TensorInfo
 from ..structure import Structure
 from .completeness import missing, readable
-from .family import Family, Key, find, pattern, spelled
+from .family import Encoder, Family, Key, find, pattern, spelled
 from .refusals import adapters, controlnet, refusal
 from .table import (
     CUSTOM,
@@ -59,6 +59,36 @@ def refuse_incomplete(name: str, found: Detection, tensors: Tensors) -> None:
     lack = missing(found.family, part_of(tensors, found.prefix))
     if lack:
         raise TpecError(f"{name} is only a part of a {found.family.title}: {found.prefix}{lack} is missing. {_SPLIT}")
+
+
+def choose_parts(name: str, tensors: Tensors, found: Detection,
+                 wanted: Sequence[str]) -> tuple[tuple[Detection, ...], tuple[str, ...]]:
+    """The parts named by `wanted` besides `found`, and sentences about those that stay as they are.
+
+    `name` is the file's, for messages. Raises TpecError for a part that the file does not hold.
+    """
+    there = {encoder.name: encoder for encoder in found.family.encoders
+             if any(tensor.startswith(encoder.prefix) for tensor in tensors)}
+    parts, notes = [], []
+    for part in dict.fromkeys(wanted):
+        encoder = there.get(part)
+        if encoder is None:
+            choices = f"it can be one of {', '.join(there)}" if there else "it holds no text encoder of its model"
+            raise TpecError(f"{name} has no part '{part}': {choices}.")
+        if encoder.ignored:
+            notes.append(f"{part} stays as it is: {encoder.ignored}")
+        else:
+            parts.append(_detected(name, tensors, encoder))
+    return tuple(parts), tuple(notes)
+
+
+def _detected(name: str, tensors: Tensors, encoder: Encoder) -> Detection:
+    family = FAMILIES[encoder.family]
+    part = part_of(tensors, encoder.prefix)
+    if recognise(part, [family]) is None:
+        raise TpecError(f"The part '{encoder.name}' of {name} is not the {family.title} that belongs to this model: "
+                        "leave it as it is.")
+    return Detection(family, encoder.prefix, f"{family.title} under '{encoder.prefix}'")
 
 
 def part_of(tensors: Tensors, prefix: str) -> dict[str, TensorInfo]:
@@ -134,7 +164,7 @@ def _unrecognised(name: str, tensors: Tensors, wanted: str, include: str, struct
     if sentence:
         raise TpecError(f"{name} cannot be quantized: {sentence}.")
     if structure is not None:
-        return _generic(tensors, structure)
+        return _generic(name, tensors, structure)
     _refuse_foreign_prefix(name, tensors)
     if include:
         return Detection(CUSTOM, _common_prefix(tensors), "unknown layout, only the layers named by include")
@@ -144,8 +174,11 @@ def _unrecognised(name: str, tensors: Tensors, wanted: str, include: str, struct
                     "include.")
 
 
-def _generic(tensors: Tensors, structure: Structure) -> Detection:
+def _generic(name: str, tensors: Tensors, structure: Structure) -> Detection:
     """A model that only ComfyUI knows, under the prefix where most of its Linears are."""
+    if not structure.linears:
+        raise TpecError(f"{name} cannot be quantized: ComfyUI knows it ({structure.name}) but ignores FP8 scales "
+                        "there.")
     counts = {prefix: sum(f"{prefix}{module}.weight" in tensors for module in structure.linears) for prefix in PREFIXES}
     family = replace(GENERIC, title=structure.name)
     return Detection(family, max(counts, key=lambda prefix: counts[prefix]),

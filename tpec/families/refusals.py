@@ -61,7 +61,7 @@ REFUSALS = (
     Refusal(("condition_embedder.time_embedder.linear_1.weight", "blocks.0.attn1.to_q.weight"), _DIFFUSERS),
     Refusal(("decoder.{conv_in,conv_in.conv,conv1,middle.0.residual.0,layers.0}.{weight,gamma}",),
             "it is a VAE, and ComfyUI does not apply FP8 scales there: keep it as it is"),
-    Refusal(("{,**.}encoder.block.#.layer.#.SelfAttention.q.weight",),
+    Refusal(("encoder.block.#.layer.#.SelfAttention.q.weight",),
             "it is a T5 text encoder but not T5-XXL, and ComfyUI ignores the FP8 scales of the others (the result "
             "would be garbage), or it is only a part of one: keep it in bf16, or get the whole file"),
 )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zlib
 from pathlib import Path
 
 import comfy.model_management as management
@@ -12,6 +13,8 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from . import new_model  # noqa: F401  # adds a model to ComfyUI's list
 
 _get_free_memory = management.get_free_memory
 
@@ -44,6 +47,41 @@ class TestStoredConditioning(io.ComfyNode):
         if empty:
             context, pooled = context * 0, pooled * 0
         return io.NodeOutput([[context, {"pooled_output": pooled}]])
+
+
+class StoredClip:
+    """A text encoder to those who use one: its prompts are the captions of a file of conditionings, any other text is
+    taken for one of them, and no text is zeros."""
+
+    def __init__(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            self._captions = json.loads(file.metadata()["captions"])
+            self._context, self._pooled = file.get_tensor("context").float(), file.get_tensor("pooled").float()
+
+    def tokenize(self, text: str, **_: object) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens: str) -> list:
+        logging.info("TEST encoded '%s'", tokens)
+        known = tokens in self._captions
+        row = self._captions.index(tokens) if known else zlib.crc32(tokens.encode()) % len(self._captions)
+        context, pooled = self._context[row : row + 1], self._pooled[row : row + 1]
+        if not tokens:
+            context, pooled = context * 0, pooled * 0
+        return [[context, {"pooled_output": pooled}]]
+
+
+class TestStoredClip(io.ComfyNode):
+    """A CLIP made of a file in ComfyUI's input folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestStoredClip", category="tests", inputs=[io.String.Input("filename")],
+                         outputs=[io.Clip.Output()])
+
+    @classmethod
+    def execute(cls, filename: str) -> io.NodeOutput:
+        return io.NodeOutput(StoredClip(Path(folder_paths.get_input_directory(), Path(filename).name)))
 
 
 class TestSmallTextEncoder(io.ComfyNode):
@@ -134,7 +172,7 @@ class TestSaveConditioning(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestStoredConditioning, TestSmallTextEncoder, TestFreeMemory, TestLogEvaluations,
+        return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestFreeMemory, TestLogEvaluations,
                 TestSaveConditioning]
 
 

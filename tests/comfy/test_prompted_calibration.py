@@ -1,0 +1,115 @@
+"""Calibrating from a text encoder and prompts: one node, and what is not connected is chosen by it."""
+
+import json
+
+import models
+import prompts as p
+import pytest
+from comfy_server import ComfyServer
+from safetensors import safe_open
+from test_calibrate_nodes import calibrating, velocity_ratio
+
+
+@pytest.fixture(scope="module")
+def captions(shared_models) -> list[str]:
+    with safe_open(shared_models / p.CONDITIONING, "pt") as file:
+        return json.loads(file.metadata()["captions"])
+
+
+def prompted(model: str, width: int = 256, **inputs: object) -> dict[str, dict]:
+    """Node `calibrate` with a text encoder instead of conditionings; `width` 0 for no latent."""
+    nodes = {**p.stock_loader(model), "clip": p.node("TestStoredClip", filename=p.CONDITIONING)}
+    values = {"seed": 5, "steps": 1, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "runs": 1, **inputs}
+    if width:
+        nodes["latent"] = p.node("EmptySD3LatentImage", width=width, height=width, batch_size=1)
+        values["latent_image"] = ["latent", 0]
+    nodes["calibrate"] = p.node("TPECCalibrate", model=["model", 0], clip=["clip", 0], **values)
+    return {**nodes, "show": p.node("PreviewAny", source=["calibrate", 1])}
+
+
+def encoded(server: ComfyServer, start: int) -> list[str]:
+    """The prompts that the text encoder was given since then."""
+    return [line.split("TEST encoded '")[1].rstrip("'") for line in server.log()[start:].splitlines()
+            if "TEST encoded '" in line]
+
+
+def test_one_node_with_prompts_equals_stored_conditionings(server: ComfyServer, tinyflux: str, captions, figures):
+    def saved(nodes: dict[str, dict], name: str) -> float:
+        server.succeed({**nodes, **p.quantizing(f"diffusion_models/{tinyflux}", calibration=["calibrate", 0]),
+                        **p.saving(name)}, 580)
+        return velocity_ratio(server.models / "diffusion_models" / f"{name}.safetensors")
+
+    from_clip = saved(prompted(tinyflux, prompts="\n".join(captions[32:]), steps=6), "from_clip")
+    stored = saved(calibrating(tinyflux, first=32, count=32, steps=6), "from_stored")
+    figures.append(f"32 prompts: velocity error {from_clip:.3f} x from clip, {stored:.3f} x from stored conditionings")
+    assert abs(from_clip - stored) < 0.02
+
+
+def test_every_prompt_has_a_run_and_more_runs_take_them_again(server: ComfyServer, tinyflux: str, captions):
+    start = len(server.log())
+    three = server.succeed(prompted(tinyflux, 64, prompts="\n\n".join(captions[:3])))
+    assert "3 runs" in three.text("show") and "with 3 prompts" in three.text("show")
+    assert encoded(server, start) == ["", *captions[:3]]
+    five = server.succeed(prompted(tinyflux, 64, prompts="\n".join(captions[:2]), runs=5))
+    assert "5 runs" in five.text("show")
+
+
+def test_own_list_and_own_size_are_taken_for_what_is_not_given(server: ComfyServer, tinyflux: str):
+    start = len(server.log())
+    outcome = server.succeed(prompted(tinyflux, 0, cfg=1.0), 580)
+    assert "with 1 prompt\n" in outcome.text("show")
+    assert "at the model's usual size, 1024 x 1024" in outcome.text("show")
+    prompts = encoded(server, start)
+    assert len(prompts) == 2 and prompts[0] == "" and len(prompts[1]) > 10
+
+
+def test_what_is_connected_wins(server: ComfyServer, tinyflux: str):
+    nodes = prompted(tinyflux, 64, prompts="never used", positive=["positive", 0], negative=["positive", 0])
+    nodes["positive"] = p.node("TestStoredConditioning", filename=p.CONDITIONING, first=0, count=1, empty=False)
+    start = len(server.log())
+    outcome = server.succeed(nodes)
+    assert encoded(server, start) == [] and "prompt" not in outcome.text("show")
+    del nodes["calibrate"]["inputs"]["negative"], nodes["calibrate"]["inputs"]["clip"]
+    server.succeed(nodes)
+
+
+def test_nothing_to_sample_is_one_sentence(server: ComfyServer, tinyflux: str):
+    nodes = prompted(tinyflux, 64)
+    del nodes["calibrate"]["inputs"]["clip"]
+    outcome = server.run(nodes)
+    assert outcome.failed_node == "TPECCalibrate" and "connect clip" in outcome.error
+
+
+def test_presets_set_runs_steps_and_sensitivity(server: ComfyServer, tinyflux: str):
+    start = len(server.log())
+    outcome = server.succeed(prompted(tinyflux, 64, preset="quick", runs=1, steps=1, sensitivity=True))
+    assert "8 runs" in outcome.text("show") and "gradients" not in outcome.text("show")
+    assert len(set(encoded(server, start))) == 9
+    best = server.succeed(prompted(tinyflux, 64, preset="best", runs=1, cfg=1.0), 580)
+    assert "32 runs" in best.text("show") and "output gradients of" in best.text("show")
+
+
+@pytest.mark.parametrize("how", ["scaled", "cast"])
+def test_quantized_model_is_refused(server: ComfyServer, tinyflux: str, how: str):
+    nodes = prompted(tinyflux, 64)
+    if how == "scaled":
+        nodes |= {**p.quantizing(f"diffusion_models/{tinyflux}", method="nearest"),
+                  "model": p.node("TPECLoadScaledFP8", quantized=["quantize", 0])}
+    else:
+        nodes["model"]["inputs"]["weight_dtype"] = "fp8_e4m3fn"
+    start = len(server.log())
+    outcome = server.run(nodes)
+    assert outcome.failed_node == "TPECCalibrate"
+    assert "quantized already" in outcome.error and "load the original" in outcome.error
+    assert encoded(server, start) == [], "refused before any work"
+
+
+def test_quantized_text_encoder_is_refused(server: ComfyServer):
+    models.save(models.t5xxl(), server.models / "text_encoders" / "t5_plain.safetensors")
+    outcome = server.run({
+        **p.quantizing("text_encoders/t5_plain.safetensors", method="nearest"), **p.saving("t5_scaled"),
+        "clip": p.node("TestSmallTextEncoder", clip_name=["save", 0], type="chroma", part="t5xxl",
+                       sizes=json.dumps(models.SMALL_T5)),
+        "calibrate": p.node("TPECCalibrateText", clip=["clip", 0], prompts="a cat"),
+        "show": p.node("PreviewAny", source=["calibrate", 1])})
+    assert outcome.failed_node == "TPECCalibrateText" and "quantized already" in outcome.error

@@ -104,14 +104,18 @@ def calibration_record(tasks: Iterable[Task], calibration: Calibration | None) -
 
 
 def layer_options(plan: Plan, calibration: Calibration | None) -> Mapping[str, LayerOptions]:
-    """Matmul and input scale per layer: with `fp8` matmul, inputs of too wide a range keep full precision."""
-    if plan.settings.matmul == "full_precision":
-        return {}
+    """Matmul and input scale per layer, where they are not the settings' own.
+
+    With `fp8` matmul, inputs of too wide a range keep full precision.
+    """
     options = {}
     for layer in plan.of(QUANTIZE):
-        stats = calibration.stats(layer.local_layer) if calibration else None
+        matmul = layer.matmul or plan.settings.matmul
+        stats = calibration.stats(layer.local_layer) if calibration and matmul == "fp8" else None
         if stats is not None:
             options[layer.layer] = _fp8_options(stats)
+        elif matmul != plan.settings.matmul:
+            options[layer.layer] = LayerOptions(full_precision=matmul == "full_precision")
     return options
 
 

@@ -17,10 +17,12 @@ from .errors import TpecError, one_line, sentence
 from .estimate import describe_needs
 from .families import family_names
 from .naming import default_output, is_model_name, named_output, names_folder, refuse_shared_outputs
-from .pipeline import check_output, quantize
+from .pipeline import check_output, quantize, settle
 from .plan import Plan, make_plan
+from .recipe import follow, read_recipe, recipe_of, write_recipe
 from .report import Report
 from .settings import FORMATS, MATMULS, METHODS, Settings
+from .template import recipe_like
 from .terminal import TerminalProgress
 from .world import PeersLost, World, join_world, leave_world
 
@@ -101,6 +103,11 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     add("--only-part", action="store_true", help="write the diffusion model (and what --part names) alone")
     add("--include", default="", metavar="RE", help="quantize Linear weights whose name matches, too")
     add("--exclude", default="", metavar="RE", help="keep tensors whose name matches")
+    add("--keep-quality", "--keep_quality", type=float, default=0.0, metavar="PERCENT",
+        help="extra size, in percent, to spend on keeping the layers that matter most in high precision")
+    add("--recipe", type=Path, metavar="FILE.json", help="what becomes of each layer, as --write-recipe wrote it")
+    add("--write-recipe", type=Path, metavar="FILE.json", help="write what becomes of each layer and why")
+    add("--like", type=Path, metavar="FILE", help="quantize the layers that this quantized file has in FP8")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N, or several separated by commas")
     add("--keep-nonfinite", action="store_true", help="copy parameters that hold NaN or infinite values as they are")
     add("--overwrite", action="store_true", help="replace an existing output")
@@ -113,7 +120,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     names = ("family", "method", "format", "matmul", "keep_distillation", "t5xxl", "top_k", "num_iter", "include",
-             "exclude", "keep_nonfinite", "only_part")
+             "exclude", "keep_nonfinite", "only_part", "keep_quality")
     return Settings(**{name: getattr(options, name) for name in names}, part=tuple(options.part))
 
 
@@ -139,24 +146,25 @@ def _outputs(options: argparse.Namespace, inputs: list[Path]) -> list[Path]:
     return outputs
 
 
-def _check_report(options: argparse.Namespace, inputs: list[Path], outputs: list[Path]) -> None:
-    """The report's place, before any work is done."""
-    path = options.report
-    if path is None:
-        return
-    if len(inputs) > 1:
-        raise TpecError("--report takes one input: run it for each.")
-    if not os.path.isdir(path.parent) or os.path.isdir(path):
-        raise TpecError(f"The report {path} cannot be written: there is no such folder, or it is one itself.")
-    if is_model_name(path.name) or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
-        raise TpecError(f"The report {path} would replace a model: choose a name that ends in .json.")
+def _check_texts(options: argparse.Namespace, inputs: list[Path], outputs: list[Path]) -> None:
+    """The places of the report and of the recipe, before any work is done."""
+    places = (("--report", "report", options.report), ("--write-recipe", "recipe", options.write_recipe))
+    for flag, word, path in places:
+        if path is None:
+            continue
+        if len(inputs) > 1:
+            raise TpecError(f"{flag} takes one input: run it for each.")
+        if not os.path.isdir(path.parent) or os.path.isdir(path):
+            raise TpecError(f"The {word} {path} cannot be written: there is no such folder, or it is one itself.")
+        if is_model_name(path.name) or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
+            raise TpecError(f"The {word} {path} would replace a model: choose a name that ends in .json.")
 
 
 def _quantize(options: argparse.Namespace) -> int:
     settings = _settings(options)
     inputs = _inputs(options)
     outputs = _outputs(options, inputs)
-    _check_report(options, inputs, outputs)
+    _check_texts(options, inputs, outputs)
     world = join_world()
     talk = not options.quiet and world.rank == 0
     if options.calib_samples is not None and talk:
@@ -183,8 +191,13 @@ def _quantize(options: argparse.Namespace) -> int:
 def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path, output: Path, world: World,
                   talk: bool) -> Report | None:
     plan, devices, calibration = world.agree(lambda: (
-        make_plan(open_checkpoint(source), settings), choose_devices(options.device, world.rank),
-        _calibration(options)))
+        _plan(options, settings, source), choose_devices(options.device, world.rank), _calibration(options)))
+    if not options.dry_run:
+        world.agree(lambda: check_output(plan, output, options.overwrite))
+    with TerminalProgress(enabled=talk and settings.keep_quality > 0) as progress:
+        plan = settle(plan, calibration, devices[0], progress, world)
+    if options.write_recipe:
+        world.agree(lambda: write_recipe(options.write_recipe, recipe_of(plan)) if world.rank == 0 else None)
     if talk:
         print(plan.summary())
         where = ("each of " if len(devices) > 1 else "") + ", ".join(map(str, devices))
@@ -193,7 +206,6 @@ def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path,
         if world.rank == 0:
             print(plan.table())
         return None
-    world.agree(lambda: check_output(plan, output, options.overwrite))
     with TerminalProgress(enabled=talk) as progress:
         report = quantize(plan, output, devices=devices, calibration=calibration, progress=progress,
                           overwrite=options.overwrite, resume=options.resume, world=world)
@@ -203,6 +215,16 @@ def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path,
     if options.report:
         world.agree(lambda: _write_report(options.report, report) if world.rank == 0 else None)
     return report
+
+
+def _plan(options: argparse.Namespace, settings: Settings, source: Path) -> Plan:
+    """The input's plan, with the layers as a recipe or a quantized file has them if one is given."""
+    if options.recipe and options.like:
+        raise TpecError("--recipe and --like both say what becomes of the layers: give one of them.")
+    plan = make_plan(open_checkpoint(source), settings)
+    if options.recipe:
+        return follow(plan, read_recipe(options.recipe))
+    return follow(plan, recipe_like(open_checkpoint(options.like))) if options.like else plan
 
 
 def _calibration(options: argparse.Namespace) -> Calibration | None:

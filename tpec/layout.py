@@ -68,7 +68,9 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
         described[layer.layer] = _description(choice)
         _add_layer(shapes, constants, layer, plan, choice)
     if plan.settings.format != "comfy_quant":
-        marker = 2 if plan.settings.matmul == "full_precision" else 0
+        # The legacy form has one flag for all layers.
+        full = "full_precision" in {plan.settings.matmul, *(layer.matmul for layer in plan.layers)}
+        marker = 2 if full else 0
         for part in plan.parts:
             shapes[f"{part.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
             constants[f"{part.prefix}scaled_fp8"] = bytes(marker)

@@ -28,6 +28,7 @@ from .layout import Layout, make_layout
 from .lock import OutputLock
 from .plan import Plan
 from .progress import Meter, OnProgress
+from .quality import Quality, find_quality, with_quality
 from .replace import disk_errors, refuse_dead_link
 from .report import LayerReport, Report
 from .work import Task, make_tasks, split
@@ -63,6 +64,8 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
     begun = time.monotonic()
     output, world = Path(output), world or World()
     found = [torch.device(device) for device in devices]
+    world.agree(partial(check_output, plan, output, overwrite))
+    plan = settle(plan, calibration, found[0], progress, world)
     job = world.agree(partial(_checked, plan, output, calibration, overwrite))
     with spool.output_lock(output) as lock:
         world.agree(lock.acquire if world.rank == 0 else _nothing)
@@ -80,6 +83,24 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
                     spool.discard(output)
             raise
     return _report(job, parts, found, world, time.monotonic() - begun)
+
+
+def settle(plan: Plan, calibration: Calibration | None, device: torch.device, progress: OnProgress | None = None,
+           world: World | None = None) -> Plan:
+    """`plan` with `keep_quality` spent, which takes one reading of the weights; itself where there is nothing to spend.
+
+    One process measures for all, so that they agree. Raises TpecError.
+    """
+    if plan.bought or plan.settings.keep_quality == 0:
+        return plan
+    world = world or World()
+
+    def find() -> Quality:
+        if calibration is not None:
+            check_calibration(plan, calibration)
+        return find_quality(plan, calibration, device, progress)
+
+    return with_quality(plan, world.share(world.agree(find if world.rank == 0 else _nothing)))
 
 
 def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
@@ -114,7 +135,8 @@ def _nothing() -> None:
 
 def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrite: bool) -> Job:
     check_output(plan, output, overwrite)
-    if plan.settings.method == "nearest" and plan.settings.matmul == "full_precision":
+    scaled_inputs = plan.settings.matmul == "fp8" or any(layer.matmul == "fp8" for layer in plan.layers)
+    if plan.settings.method == "nearest" and not scaled_inputs:
         calibration = None
     covered = check_calibration(plan, calibration) if calibration else ()
     # Rounding to nearest has no use for statistics; the input scales of fp8 matmul come from them all the same.
@@ -247,8 +269,9 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
     layers = tuple(LayerReport(**{**facts[layer.name], "shape": layer.shape}) for layer in plan.of(QUANTIZE))
     stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
     nonfinite = [layer.name for layer in plan.layers if facts.get(layer.name, {}).get("nonfinite")]
-    notes = tuple(dict.fromkeys([*plan.checkpoint.notes, *job.layout.notes, *_uncovered(job),
-                                 *nonfinite_note(nonfinite), *(note for part in parts for note in part.notes)]))
+    notes = tuple(dict.fromkeys([*filter(None, [plan.bought]), *plan.checkpoint.notes, *job.layout.notes,
+                                 *_uncovered(job), *nonfinite_note(nonfinite),
+                                 *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
     kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.layers)
     return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),

@@ -17,12 +17,14 @@ from .structure import Structure
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One tensor's fate. `local` is its name without the file's prefix."""
+    """One tensor's fate. `local` is its name without the file's prefix, `matmul` that of a layer, '' the settings' own.
+    """
 
     info: TensorInfo
     local: str
     action: str
     reason: str
+    matmul: str = ""
 
     @property
     def name(self) -> str:
@@ -52,7 +54,8 @@ class Plan:
     """A checkpoint, the settings, what was detected and every tensor's fate, in file order.
 
     `parts` are the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`).
-    `notes` are sentences for the summary.
+    `notes` are sentences for the summary. `bought` is the sentence on what
+    `settings.keep_quality` bought, '' until it is spent.
     """
 
     checkpoint: Source
@@ -60,6 +63,7 @@ class Plan:
     parts: tuple[Detection, ...]
     layers: tuple[LayerPlan, ...]
     notes: tuple[str, ...] = ()
+    bought: str = ""
 
     @property
     def family(self) -> Family:
@@ -102,6 +106,7 @@ class Plan:
             f"{len(quantized)} Linear layers become FP8, {len(kept)} tensors stay as they are"
             + (f", {len(dropped)} are dropped" if dropped else ""),
             *self.notes,
+            *([self.bought] if self.bought else []),
             f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({after / before:.2f} x), format {self.settings.format}",
         ]
         return "\n".join(lines)

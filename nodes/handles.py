@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..tpec.errors import TpecError
-from ..tpec.report import Report
+from ..tpec.files.source import Source
+from ..tpec.model.structure import Structure
+from ..tpec.run.report import Report
 from ..tpec.settings import Settings
-from ..tpec.source import Source
-from ..tpec.structure import Structure
 
 CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
 CALIBRATION = io.Custom("TPEC_CALIBRATION")
@@ -82,5 +82,10 @@ class QuantizedHandle:
         """ComfyUI's folder name for this file: diffusion_models, checkpoints or text_encoders."""
         return self.report.kind
 
+    def summary(self) -> str:
+        """The result in a few lines, what matters most first."""
+        return "\n".join([self.report.summary(), *self.notes])
+
     def text(self) -> str:
-        return "\n".join([*self.notes, self.report.text()])
+        """The summary and a table of all layers."""
+        return f"{self.summary()}\n\n{self.report.table()}"

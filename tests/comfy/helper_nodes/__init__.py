@@ -112,6 +112,32 @@ class TestSmallTextEncoder(io.ComfyNode):
         return io.NodeOutput(comfy.sd.load_clip([path], clip_type=kind, model_options=options))
 
 
+class _LinearDecoder:
+    """What nodes ask of a VAE: the small model's latents are linear codes of 2 x 2 pixels."""
+
+    def __init__(self, to_rgb: torch.Tensor) -> None:
+        self._to_rgb = to_rgb
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """[count, 16, height, width] to pictures [count, 2 height, 2 width, 3] in 0 .. 1."""
+        pixels = torch.einsum("bchw,cp->bphw", (latent.float() - 0.1159) * 0.3611, self._to_rgb)
+        return (torch.nn.functional.pixel_shuffle(pixels, 2) * 0.31 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+class TestLinearVAE(io.ComfyNode):
+    """The small model's own decoder, from the file in ComfyUI's input folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestLinearVAE", category="tests", inputs=[io.String.Input("filename")],
+                         outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls, filename: str) -> io.NodeOutput:
+        with safe_open(Path(folder_paths.get_input_directory(), Path(filename).name), "pt") as file:
+            return io.NodeOutput(_LinearDecoder(file.get_tensor("latent_to_rgb").float()))
+
+
 class TestFreeMemory(io.ComfyNode):
     """The model as it is; from here on ComfyUI reports so many megabytes of free memory, 0 for what there is."""
 
@@ -242,8 +268,8 @@ class TestUnbakedChanges(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestFreeMemory, TestLogEvaluations,
-                TestSaveConditioning, TestBakedWeights, TestUnbakedChanges]
+        return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestLinearVAE, TestFreeMemory,
+                TestLogEvaluations, TestSaveConditioning, TestBakedWeights, TestUnbakedChanges]
 
 
 async def comfy_entrypoint() -> Extension:

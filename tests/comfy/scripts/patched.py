@@ -15,8 +15,8 @@ import comfy.model_sampling
 import comfy.sd
 import comfy_aimdo.host_buffer
 import torch
-from pack.nodes import baking
-from pack.nodes.graph_model import graph_model
+from pack.nodes.host import baking
+from pack.nodes.host.graph_model import graph_model
 from pack.tpec.errors import TpecError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -13,11 +13,14 @@ import torch
 
 from ..tpec import __version__
 from ..tpec.calibration_file import open_calibration
+from ..tpec.checkpoint import open_checkpoint
 from ..tpec.estimate import estimate
 from ..tpec.naming import model_stem
 from ..tpec.pipeline import quantize
 from ..tpec.plan import Plan, make_plan
+from ..tpec.recipe import follow
 from ..tpec.report import Report
+from ..tpec.template import recipe_like
 from .bridge import torch_devices, with_cpu_fallback
 from .handles import QuantizedHandle, QuantizeRequest
 from .paths import temp_folder
@@ -37,6 +40,8 @@ def _content_key(request: QuantizeRequest) -> str:
     facts = [__version__, str(checkpoint.path), checkpoint.identity(), asdict(request.settings),
              torch_devices(request.device), structure and [structure.name, *sorted(structure.linears)],
              calibration and [str(calibration.path), file_state(calibration.path)]]
+    if request.like is not None:
+        facts.append([str(request.like), file_state(request.like)])
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -46,13 +51,19 @@ def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     known = _made.get(key)
     if known and known[1] is not None and file_state(known[0].path) == known[1]:
         return known[0]
-    plan = make_plan(request.source.checkpoint, request.settings, request.source.structure)
+    plan = _plan(request)
     folder = temp_folder("results")
     output = folder / f"{model_stem(plan.checkpoint.name)}-{key}.safetensors"
-    _make_room(output, plan.output_nbytes)
+    _make_room(output, round(plan.output_nbytes * (1 + request.settings.keep_quality / 100)))
     handle = _compute(request, key, plan, output, progress)
     _made[key] = handle, file_state(handle.path)
     return handle
+
+
+def _plan(request: QuantizeRequest) -> Plan:
+    structure = request.source.structure
+    plan = make_plan(request.source.checkpoint, request.settings, structure)
+    return plan if request.like is None else follow(plan, recipe_like(open_checkpoint(request.like)), structure)
 
 
 def ensure_file(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:

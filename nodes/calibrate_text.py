@@ -5,15 +5,18 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.outputs import GradientStats
-from .bridge import NodeProgress
-from .collect import calibrate, linear_layers, plan_for, refuse_quantized
-from .conditioning import prompt_lines
+from ..tpec.statistics.gradients import GradientStats
+from .calibration.calibrating import calibrate, linear_layers, plan_for, refuse_quantized
+from .calibration.conditioning import prompt_lines
+from .calibration.prompts import DEFAULT_PROMPTS
 from .handles import CALIBRATION, CATEGORY
-from .prompts import DEFAULT_PROMPTS
+from .host.progress import NodeProgress
 
 
 class TPECCalibrateText(io.ComfyNode):
+    #: As in TPECQuantizeFP8.
+    HAS_INTERMEDIATE_OUTPUT = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -22,7 +25,9 @@ class TPECCalibrateText(io.ComfyNode):
             category=CATEGORY,
             description="Encodes prompts with the original text encoder and collects statistics of what its layers "
                         "really see, for quantizing it.",
-            search_aliases=["calibrate", "calibration", "quantize text encoder", "tpec"],
+            search_aliases=[
+                "calibrate", "calibration", "quantize text encoder", "t5 fp8", "compress text encoder", "tpec",
+            ],
             inputs=[
                 io.Clip.Input("clip", tooltip="The original text encoder, not a quantized one."),
                 io.String.Input("prompts", multiline=True, default=DEFAULT_PROMPTS,

@@ -4,11 +4,20 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..tpec.calibration_file import open_calibration
-from ..tpec.publish import IF_EXISTS, publish
+from ..tpec.errors import TpecError
+from ..tpec.files.publish import IF_EXISTS, publish
+from ..tpec.statistics.storage import open_calibration
 from .handles import CALIBRATION, CATEGORY, CalibrationHandle
-from .paths import CALIBRATION_FOLDER, calibration_root, listed_names, listed_path, loader_name, save_target
-from .saved import file_state, fingerprint, save_once
+from .host.paths import (
+    CALIBRATION_FOLDER,
+    calibration_root,
+    check_name,
+    listed_names,
+    listed_path,
+    loader_name,
+    save_target,
+)
+from .saving.save_once import file_state, fingerprint, save_once
 
 
 class TPECSaveCalibration(io.ComfyNode):
@@ -29,6 +38,15 @@ class TPECSaveCalibration(io.ComfyNode):
             outputs=[io.String.Output("file_name")],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, name: str = "a") -> bool | str:
+        # Before the sampling, not after it.
+        try:
+            check_name(name)
+        except TpecError as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, calibration, name: str, if_exists: str) -> str:

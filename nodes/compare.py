@@ -1,14 +1,19 @@
 """TPECCompare: what quantizing a model changed in what it makes."""
 
-import math
-
-import torch
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 
-from .bridge import NodeProgress
+from ..tpec.errors import TpecError
+from .drawing.distance import Distance, Runs, join, run_model
+from .drawing.pictures import decode, pixel_psnr, side_by_side
+from .drawing.plot import THEMES, line_plot
 from .handles import CATEGORY
-from .plot import line_plot
-from .sampling import Job, Progress, job_inputs, sample
+from .host.links import linked_outputs
+from .host.progress import NodeProgress
+from .host.sampling import Job, Progress, job_inputs
+
+_PICTURES = 4
+_NO_VAE = "There are no pictures to show: connect a VAE to Compare Model Outputs."
 
 
 class TPECCompare(io.ComfyNode):
@@ -18,64 +23,74 @@ class TPECCompare(io.ComfyNode):
             node_id="TPECCompare",
             display_name="Compare Model Outputs",
             category=CATEGORY,
-            description="Samples with two models from the same noise and measures how far B ends up from A.",
-            search_aliases=["compare models", "psnr", "quantization error", "tpec"],
+            description="Samples with two models from the same noise and shows how far B ends up from A: as pictures "
+                        "side by side, in numbers, and in words.",
+            search_aliases=[
+                "compare models", "psnr", "quantization error", "before and after", "a b test", "model difference",
+                "fp8 quality", "tpec",
+            ],
             inputs=[
                 io.Model.Input("model_a", tooltip="The original."),
                 io.Model.Input("model_b", tooltip="The quantized one."),
                 *job_inputs(),
+                # Later than the others, so optional and last: values of saved workflows go by position.
+                io.Vae.Input("vae", optional=True, tooltip="Decodes both results: pictures side by side, judged in "
+                                                           "pixels."),
+                io.Model.Input("reference", optional=True,
+                               tooltip="Another version of B, such as one quantized with method nearest: its distance "
+                                       "from A is shown beside B's."),
+                io.Int.Input("seeds", default=1, min=1, max=64, optional=True,
+                             tooltip="Runs of each model, each with the next seed. One says little, four say more."),
+                io.Combo.Input("theme", options=list(THEMES), default="dark", optional=True, advanced=True,
+                               tooltip="The colours of plot and pictures."),
             ],
             outputs=[
-                io.Float.Output("relative_error"),
+                io.Float.Output("relative_error", tooltip="How far B's latents are from A's, as a share of A's."),
                 io.Float.Output("psnr", tooltip="In dB, in latent space, against the range of A's latent."),
-                io.Image.Output("plot"),
+                io.Image.Output("plot", tooltip="The distance over the steps."),
                 io.String.Output("summary"),
+                io.Image.Output("pictures", tooltip="A, B and their difference side by side; needs a VAE."),
+                io.Latent.Output("latent_a"),
+                io.Latent.Output("latent_b"),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, model_a, model_b, positive: list, negative: list, latent_image: dict, seed: int, steps: int,
-                cfg: float, sampler_name: str, scheduler: str) -> io.NodeOutput:
+                cfg: float, sampler_name: str, scheduler: str, vae=None, reference=None, seeds: int = 1,
+                theme: str = "dark") -> io.NodeOutput:
+        node = cls.hidden.unique_id
+        if vae is None and _PICTURES in linked_outputs(cls.hidden.dynprompt, node):
+            raise TpecError(_NO_VAE)
         job = Job(positive, negative, latent_image, steps, cfg, sampler_name, scheduler)
-        progress = Progress(model_a, cls.hidden.unique_id, 2 * steps)
-        guesses: list[torch.Tensor] = []
-        differences: list[float] = []
-
-        def watch_a(step: int, x0: torch.Tensor) -> None:
-            guesses.append(flat(x0))
-            progress.step(x0)
-
-        def watch_b(step: int, x0: torch.Tensor) -> None:
-            differences.append(relative_error(flat(x0), guesses[step]))
-            progress.step(x0)
-
-        text = NodeProgress(cls.hidden.unique_id).text
-        text("sampling with A", always=True)
-        a = flat(sample(model_a, job, seed, watch_a))
-        text("sampling with B", always=True)
-        b = flat(sample(model_b, job, seed, watch_b))
-        error, decibels = relative_error(b, a), psnr(b, a)
-        plot = line_plot("Difference of the predicted result, B against A",
-                         {"relative error": differences}, "step")
-        summary = (f"B differs from A by {100 * error:.3f} % of A's latent: PSNR {decibels:.1f} dB in latent space, "
-                   f"after {steps} steps, cfg {cfg:g}, seed {seed}.")
-        return io.NodeOutput(error, decibels, plot, summary, ui=ui.PreviewText(summary))
+        models = {"A": model_a, "B": model_b} | ({"the reference": reference} if reference is not None else {})
+        bar, text = Progress(model_a, node, len(models) * seeds * steps), NodeProgress(node).text
+        # One model after the other: changing between them for every seed would load them again and again.
+        runs = {name: run_model(model, job, [(seed + index) % 2**64 for index in range(seeds)], bar.step,
+                                lambda at, name=name: text(f"Sampling with {name}, run {at + 1} of {seeds}", True))
+                for name, model in models.items()}
+        a, b = runs["A"], runs["B"]
+        distance = Distance.between(b, a)
+        other = Distance.between(runs["the reference"], a) if reference is not None else None
+        curves = {"B": distance.curve} | ({"reference": other.curve} if other else {})
+        plot = line_plot("How far B is from A while sampling", curves, "step", "distance of the predicted result from "
+                         "A's, % of A's", theme)
+        shown, pixels = _pictures(a, b, vae, seed, theme, text)
+        seeds_used = f"seed {seed}" + (f" and {seeds - 1} more" if seeds > 1 else "")
+        summary = "\n".join([*distance.sentences(pixels, other), f"{steps} steps, cfg {cfg:g}, {seeds_used}."])
+        return io.NodeOutput(distance.error, distance.psnr, plot, summary, shown, {"samples": join(a.latents)},
+                             {"samples": join(b.latents)}, ui=ui.PreviewText(summary))
 
 
-def flat(latent: torch.Tensor) -> torch.Tensor:
-    """All values of a latent, also of one in several parts, as one float32 vector on the CPU."""
-    parts = latent.unbind() if getattr(latent, "is_nested", False) else [latent]
-    return torch.cat([part.flatten().float().cpu() for part in parts])
-
-
-def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
-    return ((value - reference).norm() / reference.norm()).item()
-
-
-def psnr(value: torch.Tensor, reference: torch.Tensor) -> float:
-    """In dB against the reference's range; infinite when both are equal."""
-    noise = (value - reference).square().mean().item()
-    span = (reference.max() - reference.min()).item()
-    return math.inf if noise == 0 else 10 * math.log10(span * span / noise)
+def _pictures(a: Runs, b: Runs, vae, seed: int, theme: str, text):
+    """The pictures side by side and their PSNR in pixels; a blocker and nothing without a VAE."""
+    if vae is None:
+        return ExecutionBlocker(_NO_VAE), []
+    text("Decoding", True)
+    rows = [(f"seed {(seed + index) % 2**64}", one, other)
+            for index, latents in enumerate(zip(a.latents, b.latents, strict=True))
+            for one, other in zip(*(decode(vae, latent) for latent in latents), strict=True)]
+    pixels = [pixel_psnr(other, one) for _, one, other in rows]
+    return side_by_side(rows, pixels, theme), pixels

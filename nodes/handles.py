@@ -1,15 +1,16 @@
 """What travels along the links: small frozen handles, never tensors (ComfyUI's cache cannot see inside them)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..tpec.checkpoint import Checkpoint
 from ..tpec.errors import TpecError
-from ..tpec.report import Report
+from ..tpec.files.source import Source
+from ..tpec.model.structure import Structure
+from ..tpec.run.report import Report
 from ..tpec.settings import Settings
-from ..tpec.structure import Structure
 
 CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
 CALIBRATION = io.Custom("TPEC_CALIBRATION")
@@ -20,11 +21,21 @@ CATEGORY = "TPEC FP8"
 
 @dataclass(frozen=True)
 class CheckpointHandle:
-    """A validated header, the family the user chose, and what this ComfyUI would build from it (None: nothing)."""
+    """What to quantize, the family the user chose, and what this ComfyUI would build from it (None: nothing).
 
-    checkpoint: Checkpoint
+
+    `patcher` is the MODEL of the graph that it describes, None for a file. ComfyUI looks for an attribute of that name:
+    its cache then treats the handle as it treats the MODEL.
+    """
+
+    checkpoint: Source
     family: str
     structure: Structure | None = None
+    patcher: Any = field(default=None, repr=False, compare=False)
+
+    def lasting(self) -> "CheckpointHandle":
+        """The same without holding a MODEL in memory."""
+        return replace(self, patcher=None)
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,10 @@ class QuantizeRequest:
     calibration: CalibrationHandle | None = None
     like: Path | None = None
 
+    def lasting(self) -> "QuantizeRequest":
+        """The same without holding a MODEL in memory, for what outlives the prompt."""
+        return replace(self, source=self.source.lasting())
+
 
 @dataclass(frozen=True)
 class QuantizedHandle:
@@ -71,5 +86,10 @@ class QuantizedHandle:
         """ComfyUI's folder name for this file: diffusion_models, checkpoints or text_encoders."""
         return self.report.kind
 
+    def summary(self) -> str:
+        """The result in a few lines, what matters most first."""
+        return "\n".join([self.report.summary(), *self.notes])
+
     def text(self) -> str:
-        return "\n".join([*self.notes, self.report.text()])
+        """The summary and a table of all layers."""
+        return f"{self.summary()}\n\n{self.report.table()}"

@@ -2,21 +2,24 @@
 
 import os
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..tpec.checkpoint import open_checkpoint
 from ..tpec.errors import TpecError
-from ..tpec.estimate import describe_needs
-from ..tpec.families import family_names
-from ..tpec.plan import make_plan
+from ..tpec.files.checkpoint import open_checkpoint
+from ..tpec.model.families import family_names
+from ..tpec.model.plan import make_plan
+from ..tpec.run.memory import describe_needs
 from ..tpec.settings import Settings
-from .bridge import torch_devices
 from .handles import CATEGORY, CHECKPOINT, CheckpointHandle
-from .paths import source_names, source_path
-from .structure import structure_of
+from .host.memory import torch_devices
+from .host.paths import source_names, source_path
+from .host.structure import structure_of
 
 
 class TPECLoadCheckpoint(io.ComfyNode):
+    #: As in TPECQuantizeFP8.
+    HAS_INTERMEDIATE_OUTPUT = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -25,7 +28,10 @@ class TPECLoadCheckpoint(io.ComfyNode):
             category=CATEGORY,
             description="Reads the header of a bf16, fp16 or fp32 model file and says what it is. "
                         "The weights stay on disk until they are quantized, layer by layer.",
-            search_aliases=["quantize", "fp8", "tpec"],
+            search_aliases=[
+                "load model to quantize", "quantize", "fp8", "convert fp8", "compress model", "smaller model",
+                "shrink model", "reduce vram", "tpec",
+            ],
             inputs=[
                 io.Combo.Input("checkpoint", options=source_names(),
                                tooltip="A safetensors file of diffusion_models, checkpoints or text_encoders."),
@@ -39,9 +45,14 @@ class TPECLoadCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, checkpoint: str) -> bool | str:
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
+        """A wrong file is refused here, by its header alone, as far as no setting of the quantize node can help."""
+        if checkpoint is None:  # linked: not known yet
+            return True
+        if not checkpoint:
+            return "Choose a model file first."
         try:
-            source_path(checkpoint)
+            make_plan(open_checkpoint(source_path(checkpoint)), Settings(include="."))
         except TpecError as error:
             return str(error)
         return True
@@ -56,7 +67,8 @@ class TPECLoadCheckpoint(io.ComfyNode):
     def execute(cls, checkpoint: str, family: str) -> io.NodeOutput:
         opened = open_checkpoint(source_path(checkpoint))
         handle = CheckpointHandle(opened, family, structure_of(opened.tensors, opened.metadata))
-        return io.NodeOutput(handle, describe(handle))
+        text = describe(handle)
+        return io.NodeOutput(handle, text, ui=ui.PreviewText(text))
 
 
 def describe(handle: CheckpointHandle) -> str:

@@ -6,9 +6,10 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..tpec.errors import TpecError
-from .bridge import NodeProgress
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
-from .spool import ensure_file
+from .host.links import linked_outputs
+from .host.progress import NodeProgress
+from .host.results import ensure_file
 
 PARTS = ("MODEL", "CLIP", "VAE")
 
@@ -23,7 +24,7 @@ class TPECLoadScaledFP8(io.ComfyNode):
             description="Loads the quantized file through ComfyUI's own loaders before, or instead of, saving it. "
                         "It has the outputs that the file holds: a diffusion model MODEL, a text encoder CLIP, "
                         "a checkpoint what it contains.",
-            search_aliases=["load fp8", "load quantized", "tpec"],
+            search_aliases=["use quantized model", "preview quantized", "load quantized", "tpec"],
             inputs=[QUANTIZED.Input("quantized")],
             outputs=[io.Model.Output("model"), io.Clip.Output("clip"), io.Vae.Output("vae")],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
@@ -33,7 +34,7 @@ class TPECLoadScaledFP8(io.ComfyNode):
     def execute(cls, quantized: QuantizedHandle) -> io.NodeOutput:
         handle = ensure_file(quantized, NodeProgress(cls.hidden.unique_id))
         parts = _load(handle)
-        wanted = _linked_outputs(cls.hidden.dynprompt, cls.hidden.unique_id)
+        wanted = linked_outputs(cls.hidden.dynprompt, cls.hidden.unique_id)
         for index, part in enumerate(parts):
             if part is None and index in wanted:
                 raise TpecError(_absent(handle, index))
@@ -45,16 +46,6 @@ class TPECLoadScaledFP8(io.ComfyNode):
 def _absent(handle: QuantizedHandle, index: int) -> str:
     return (f"{handle.path.name} is a file of the kind {handle.kind} and holds no {PARTS[index]}: "
             f"take {PARTS[index]} from another loader.")
-
-
-def _linked_outputs(prompt, node_id: str) -> set[int]:
-    """Which outputs of this node some node of the prompt uses."""
-    linked = set()
-    for other in prompt.all_node_ids():
-        for value in prompt.get_node(other)["inputs"].values():
-            if isinstance(value, list) and len(value) == 2 and value[0] == node_id:
-                linked.add(value[1])
-    return linked
 
 
 def _load(handle: QuantizedHandle) -> tuple[object | None, object | None, object | None]:

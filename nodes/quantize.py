@@ -6,16 +6,28 @@ from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
 from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings
-from .bridge import NodeProgress, device_choices, torch_devices
-from .handles import CALIBRATION, CATEGORY, CHECKPOINT, QUANTIZED, CalibrationHandle, CheckpointHandle, QuantizeRequest
-from .paths import source_names, source_path
-from .spool import quantized
+from .handles import (
+    CALIBRATION,
+    CATEGORY,
+    CHECKPOINT,
+    QUANTIZED,
+    CalibrationHandle,
+    CheckpointHandle,
+    QuantizeRequest,
+)
+from .host.memory import device_choices, torch_devices
+from .host.paths import source_names, source_path
+from .host.progress import NodeProgress
+from .host.results import quantized
 
 _DEFAULT = Settings()
 _NONE = "none"
 
 
 class TPECQuantizeFP8(io.ComfyNode):
+    #: Results from the cache show their text as well; older versions of ComfyUI know no such field of the schema.
+    HAS_INTERMEDIATE_OUTPUT = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -24,7 +36,11 @@ class TPECQuantizeFP8(io.ComfyNode):
             category=CATEGORY,
             description="Rounds the model's Linear weights to FP8 so that the errors that matter cancel. "
                         "Half the size; the result is a complete file in ComfyUI's temp folder until it is saved.",
-            search_aliases=["quantize", "fp8", "convert fp8", "scaled fp8", "tpec"],
+            search_aliases=[
+                "quantize model", "fp8", "convert fp8", "convert model", "convert to fp8", "scaled fp8", "fp8 e4m3",
+                "compress", "compress model", "smaller model", "shrink model", "reduce vram", "reduce size",
+                "low vram", "half size", "tpec",
+            ],
             inputs=[
                 CHECKPOINT.Input("checkpoint"),
                 CALIBRATION.Input("calibration", optional=True,
@@ -87,8 +103,7 @@ class TPECQuantizeFP8(io.ComfyNode):
             keep_nonfinite=keep_nonfinite, keep_quality=keep_quality)
         request = QuantizeRequest(checkpoint, settings, device, calibration, _like(like))
         handle = quantized(request, NodeProgress(cls.hidden.unique_id))
-        text = handle.text()
-        return io.NodeOutput(handle, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(handle, handle.text(), ui=ui.PreviewText(handle.summary()))
 
 
 def _like(name: str | None) -> Path | None:

@@ -2,9 +2,12 @@
 
 from comfy_api.latest import io, ui
 
-from ..tpec.report import LayerReport
+from ..tpec.errors import TpecError
+from ..tpec.model.families import KEEP
+from ..tpec.model.plan import make_plan
+from .drawing.bars import bar_picture
+from .drawing.plot import THEMES
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
-from .plot import line_plot
 
 
 class TPECReport(io.ComfyNode):
@@ -14,23 +17,32 @@ class TPECReport(io.ComfyNode):
             node_id="TPECReport",
             display_name="TPEC Quantization Report",
             category=CATEGORY,
-            description="The error of every layer, as a picture and as a table.",
-            search_aliases=["quantization report", "tpec"],
-            inputs=[QUANTIZED.Input("quantized")],
-            outputs=[io.Image.Output("plot"), io.String.Output("table")],
+            description="The error of every layer against plain FP8 rounding, as a picture and as a table.",
+            search_aliases=["quantization report", "quantization error", "fp8 report", "layer errors", "tpec"],
+            inputs=[
+                QUANTIZED.Input("quantized"),
+                io.Combo.Input("theme", options=list(THEMES), default="dark", optional=True,
+                               tooltip="The picture's colours."),
+            ],
+            outputs=[
+                io.Image.Output("plot", tooltip="A bar per layer: this file in front of plain rounding."),
+                io.String.Output("table", tooltip="A Markdown table of all layers: scales and errors."),
+            ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, quantized: QuantizedHandle) -> io.NodeOutput:
-        text = quantized.text()
-        return io.NodeOutput(_plot(quantized.report.layers), text, ui=ui.PreviewText(text))
+    def execute(cls, quantized: QuantizedHandle, theme: str = "dark") -> io.NodeOutput:
+        picture = bar_picture(quantized.report, kept_layers(quantized), theme)
+        return io.NodeOutput(picture, quantized.text(), ui=ui.PreviewText(quantized.summary()))
 
 
-def _plot(layers: tuple[LayerReport, ...]):
-    series = {
-        "round to nearest": [layer.nearest_error for layer in layers],
-        "all weights alike": [layer.relative_error for layer in layers],
-        "as the metric weighs them": [layer.nearest_error * layer.error_ratio for layer in layers],
-    }
-    return line_plot("Relative error of each layer", series, "layers in file order")
+def kept_layers(quantized: QuantizedHandle) -> list[str]:
+    """The Linear layers of the model that stayed in high precision; none when its file is gone or was replaced."""
+    request = quantized.request
+    try:
+        plan = make_plan(request.source.checkpoint, request.settings)
+    except TpecError:
+        return []
+    return [layer.layer for layer in plan.of(KEEP) if layer.name.endswith(".weight") and len(layer.shape) == 2
+            and layer.name.startswith(plan.prefix)]

@@ -5,12 +5,13 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.publish import IF_EXISTS, publish
-from .bridge import NodeProgress
+from ..tpec.files.publish import IF_EXISTS, publish
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
-from .paths import LOCATIONS, hidden_by, loader_name, save_root, save_target
-from .saved import fingerprint, save_once
-from .spool import ensure_file
+from .host.paths import check_name, free_space, loader_name, save_choices, save_root
+from .host.progress import NodeProgress
+from .host.results import ensure_file
+from .saving.destination import destination, kind_of_result, refuse_taken, room_left
+from .saving.save_once import fingerprint, save_once, stands
 
 
 class _ComboType(str):
@@ -29,48 +30,76 @@ FILE_NAME = io.Custom(_ComboType("COMBO"))
 class TPECSaveScaledFP8(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        folders = save_choices()
         return io.Schema(
             node_id="TPECSaveScaledFP8",
             display_name="Save Scaled FP8",
             category=CATEGORY,
             description="Saves the quantized file where ComfyUI's own loaders find it. Connect model_name to the file "
                         "name input of Load Diffusion Model, Load Checkpoint or Load CLIP to use it in the same run.",
-            search_aliases=["save fp8", "save quantized", "tpec"],
+            search_aliases=[
+                "save fp8", "save quantized model", "save smaller model", "save compressed model", "convert fp8",
+                "tpec",
+            ],
             inputs=[
-                QUANTIZED.Input("quantized"),
+                # Lazy, so that this node can refuse a name before the work is done.
+                QUANTIZED.Input("quantized", lazy=True),
                 io.String.Input("filename", default="my_model_fp8_scaled",
                                 tooltip="A name, with subfolders if you like; .safetensors is added."),
-                io.Combo.Input("folder", options=list(LOCATIONS), default="models",
+                io.Combo.Input("folder", options=folders, default="models", extra_dict={"free": free_space(folders)},
                                tooltip="models: the model folder of this kind of file. output: the subfolder of the "
-                                       "output folder that the loaders list as well."),
-                io.Combo.Input("if_exists", options=list(IF_EXISTS), default="error",
-                               tooltip="When the name is taken: stop, add a number, or replace the file."),
+                                       "output folder that the loaders list as well. Others: the folders of "
+                                       "extra_model_paths.yaml."),
+                io.Combo.Input("if_exists", options=list(IF_EXISTS), default="number",
+                               tooltip="When the name is taken: stop before any work, add a number, or replace the "
+                                       "file."),
             ],
             outputs=[FILE_NAME.Output("model_name"), io.String.Output("path")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
         )
 
     @classmethod
+    def validate_inputs(cls, filename: str = "a") -> bool | str:
+        try:
+            check_name(filename)
+        except TpecError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def check_lazy_status(cls, filename: str, folder: str, if_exists: str,
+                          quantized: QuantizedHandle | None = None) -> list[str]:
+        """Called before anything this node needs is computed."""
+        node = cls.hidden.unique_id
+        kind = kind_of_result(cls.hidden.dynprompt, node, "quantized")
+        if quantized is None and kind is not None:
+            target = destination(kind, folder, filename)
+            if if_exists == "error" and not stands(_choice(filename, folder, if_exists)):
+                refuse_taken(target, "Nothing was computed yet.")
+            NodeProgress(node).text(f"Will be {target.name} in {target.parent}\n{room_left(target)}")
+        return ["quantized"]
+
+    @classmethod
     def fingerprint_inputs(cls, quantized, filename: str, folder: str, if_exists: str) -> str:
-        return fingerprint("TPECSaveScaledFP8", filename, folder, if_exists)
+        return fingerprint(*_choice(filename, folder, if_exists))
 
     @classmethod
     def execute(cls, quantized: QuantizedHandle, filename: str, folder: str, if_exists: str) -> io.NodeOutput:
-        if folder not in LOCATIONS or if_exists not in IF_EXISTS:
-            raise TpecError(f"Folder '{folder}' or if_exists '{if_exists}' is not one of the node's choices.")
-        choice = ("TPECSaveScaledFP8", filename, folder, if_exists)
         root = save_root(quantized.kind, folder)
-        path = save_once(choice, quantized.key,
-                         lambda: _publish(cls.hidden.unique_id, quantized, root, filename, if_exists))
+        path = save_once(_choice(filename, folder, if_exists), quantized.key,
+                         lambda: _publish(cls.hidden.unique_id, quantized, folder, filename, if_exists))
         name = loader_name(quantized.kind, root, path)
-        return io.NodeOutput(name, str(path), ui=ui.PreviewText(f"Saved as {path}"))
+        return io.NodeOutput(name, str(path), ui=ui.PreviewText(f"Saved as {name}\n{path}"))
 
 
-def _publish(node_id: str, quantized: QuantizedHandle, root: Path, filename: str, if_exists: str) -> Path:
-    target = save_target(root, filename)
-    other = hidden_by(quantized.kind, root, target)
-    if other:
-        raise TpecError(f"ComfyUI's loaders would find '{other}' under this name first: choose a different name.")
+def _choice(filename: str, folder: str, if_exists: str) -> tuple[str, ...]:
+    return "TPECSaveScaledFP8", filename, folder, if_exists
+
+
+def _publish(node_id: str, quantized: QuantizedHandle, folder: str, filename: str, if_exists: str) -> Path:
+    target = destination(quantized.kind, folder, filename)
+    if if_exists == "error":
+        refuse_taken(target, "The result is kept until ComfyUI ends: nothing will be computed again.")
     spool = ensure_file(quantized, NodeProgress(node_id)).path
     return publish(spool, target, if_exists)

@@ -45,6 +45,7 @@ class PromptRefused(Exception):
     def __init__(self, answer: dict) -> None:
         self.faults = [f"{error['message']}: {error['details']}"
                        for node in answer.get("node_errors", {}).values() for error in node["errors"]]
+        self.nodes = {node["class_type"] for node in answer.get("node_errors", {}).values()}
         super().__init__("; ".join(self.faults) or str(answer))
 
 
@@ -71,6 +72,11 @@ class Outcome:
         return next((facts["node_type"] for name, facts in self.messages if name == "execution_error"), None)
 
     @property
+    def done(self) -> set[str]:
+        """The nodes that had ended, from the cache or by running, when one failed."""
+        return {node for name, facts in self.messages if name == "execution_error" for node in facts["executed"]}
+
+    @property
     def interrupted(self) -> bool:
         return any(name == "execution_interrupted" for name, _ in self.messages)
 
@@ -90,6 +96,7 @@ class ComfyServer:
         self.models = base / "models"
         self.output = base / "output"
         self.temp = base / "temp"
+        self.extra = base / "another disk"
         self.log_path = base / "server.log"
         self._comfy, self._python, self._cpu = comfy, python, cpu
         self._process: subprocess.Popen | None = None
@@ -98,14 +105,18 @@ class ComfyServer:
     def __enter__(self) -> "ComfyServer":
         for name in ("diffusion_models", "checkpoints", "text_encoders"):
             (self.models / name).mkdir(parents=True, exist_ok=True)
-        for name in ("custom_nodes", "input", "output"):
-            (self.base / name).mkdir(exist_ok=True)
+        for name in ("custom_nodes", "input", "output", "another disk/unet", "another disk/text"):
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+        more = self.base / "more.yaml"
+        more.write_text(json.dumps({"other": {"base_path": str(self.extra), "diffusion_models": "unet",
+                                              "text_encoders": "text"}}), "utf-8")
         link(REPOSITORY, self.base / "custom_nodes" / PACK)
         link(REPOSITORY / "tests" / "comfy" / "helper_nodes", self.base / "custom_nodes" / "test_helpers")
         port = _free_port()
         self._url = f"http://127.0.0.1:{port}"
         command = [self._python, "-u", "main.py", "--port", str(port), "--base-directory", str(self.base),
                    "--database-url", f"sqlite:///{self.base / 'comfy.db'}", "--disable-api-nodes",
+                   "--extra-model-paths-config", str(more),
                    "--use-pytorch-cross-attention", *(["--cpu"] if self._cpu else [])]
         # One thread unless told otherwise: on a busy machine small matrices spend their time waiting for each other.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
@@ -123,6 +134,10 @@ class ComfyServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    @property
+    def address(self) -> str:
+        return self._url
 
     @property
     def pid(self) -> int:

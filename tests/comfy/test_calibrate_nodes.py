@@ -14,10 +14,10 @@ import pytest
 import torch
 from comfy_server import REPOSITORY, ComfyServer
 
-from tpec.calibration import Calibration
-from tpec.calibration_file import open_calibration, save_calibration
-from tpec.inputs import Gram, HeldInputs
-from tpec.verify import verify
+from tpec.check.verify import verify
+from tpec.statistics.calibration import Calibration
+from tpec.statistics.inputs import Gram, HeldInputs
+from tpec.statistics.storage import open_calibration, save_calibration
 
 
 def calibrating(model: str, first: int = 32, count: int = 4, steps: int = 6, runs: int = 1, seed: int = 5,
@@ -198,22 +198,3 @@ def test_calibration_of_another_model_is_refused(server: ComfyServer, tinyflux: 
     outcome = server.run({**calibrating(tinyflux, count=1, steps=1), **p.saving("never"),
                           **p.quantizing("diffusion_models/other.safetensors", calibration=["calibrate", 0])})
     assert outcome.failed_node == "TPECQuantizeFP8" and "another model" in outcome.error
-
-
-def test_compare_measures_the_difference(server: ComfyServer, tinyflux: str, figures):
-    def comparing(a: list, b: list) -> dict[str, dict]:
-        nodes = p.sampling(["a", 0], "unused", first=1)
-        del nodes["sampler"], nodes["keep"]
-        return {**nodes, "a": p.node("UNETLoader", unet_name=tinyflux, weight_dtype="default"),
-                "compare": p.node("TPECCompare", model_a=a, model_b=b, positive=["positive", 0],
-                                  negative=["negative", 0], latent_image=["latent", 0], seed=3, steps=4, cfg=3.0,
-                                  sampler_name="euler", scheduler="simple"),
-                "plot": p.node("PreviewImage", images=["compare", 2])}
-
-    same = server.succeed(comparing(["a", 0], ["a", 0]))
-    assert "0.000 %" in same.text("compare") and "inf dB" in same.text("compare")
-    other = server.succeed({**comparing(["a", 0], ["b", 0]), **p.quantizing(f"diffusion_models/{tinyflux}"),
-                            "b": p.node("TPECLoadScaledFP8", quantized=["quantize", 0])})
-    figures.append(f"Compare: {other.text('compare')}")
-    assert other.outputs["plot"]["images"]
-    assert 0 < float(other.text("compare").split("by ")[1].split(" %")[0]) < 10

@@ -6,11 +6,14 @@ import urllib.parse
 import pytest
 from comfy_server import PACK, REPOSITORY, ComfyServer
 
+from locales import inputs, locale, pack_nodes
+
 SAMPLING = ["positive", "negative", "latent_image", "seed", "steps", "cfg", "sampler_name", "scheduler"]
 
 #: id: (display name, inputs in order, output types)
 NODES = {
     "TPECLoadCheckpoint": ("Load Checkpoint For Quantize", ["checkpoint", "family"], ["TPEC_CHECKPOINT", "STRING"]),
+    "TPECModelSource": ("Model To Quantize", ["model"], ["TPEC_CHECKPOINT", "STRING"]),
     "TPECQuantizeFP8": ("TPEC Quantize FP8", [
         "checkpoint", "calibration", "method", "format", "matmul", "keep_distillation", "top_k", "num_iter", "include",
         "exclude", "device", "keep_nonfinite"], ["TPEC_QUANTIZED", "STRING"]),
@@ -21,18 +24,15 @@ NODES = {
     "TPECCalibrateText": ("TPEC Calibrate Text Encoder", ["clip", "prompts"], ["TPEC_CALIBRATION", "STRING"]),
     "TPECSaveCalibration": ("Save TPEC Calibration", ["calibration", "name", "if_exists"], ["STRING"]),
     "TPECLoadCalibration": ("Load TPEC Calibration", ["name"], ["TPEC_CALIBRATION", "STRING"]),
-    "TPECReport": ("TPEC Quantization Report", ["quantized"], ["IMAGE", "STRING"]),
-    "TPECCompare": ("Compare Model Outputs", ["model_a", "model_b", *SAMPLING], ["FLOAT", "FLOAT", "IMAGE", "STRING"]),
+    "TPECReport": ("TPEC Quantization Report", ["quantized", "theme"], ["IMAGE", "STRING"]),
+    "TPECCompare": ("Compare Model Outputs", ["model_a", "model_b", *SAMPLING, "vae", "reference", "seeds", "theme"],
+                    ["FLOAT", "FLOAT", "IMAGE", "STRING", "IMAGE", "LATENT", "LATENT"]),
 }
 
 
 @pytest.fixture(scope="module")
 def info(server: ComfyServer) -> dict[str, dict]:
-    return {name: facts for name, facts in server.get("/object_info").items() if name.startswith("TPEC")}
-
-
-def inputs(facts: dict) -> dict[str, list]:
-    return {**facts["input"]["required"], **facts["input"].get("optional", {})}
+    return pack_nodes(server)
 
 
 def test_the_pack_loads_and_has_these_nodes(server: ComfyServer, info):
@@ -92,18 +92,6 @@ def test_locale_says_what_the_nodes_say(server: ComfyServer, info):
     served = server.get("/i18n")["en"]["nodeDefs"]
     assert {name: text for name, text in served.items() if name.startswith("TPEC")} == {
         name: locale(facts) for name, facts in info.items()}
-
-
-def locale(facts: dict) -> dict:
-    """A node's entry in nodeDefs.json."""
-    entry = {"display_name": facts["display_name"], "description": facts["description"], "inputs": {}, "outputs": {}}
-    for key, (_, *options) in inputs(facts).items():
-        tooltip = options[0].get("tooltip") if options else None
-        entry["inputs"][key] = {"name": key} | ({"tooltip": tooltip} if tooltip else {})
-    tooltips = facts["output_tooltips"]
-    for index, key in enumerate(facts["output_name"]):
-        entry["outputs"][str(index)] = {"name": key} | ({"tooltip": tooltips[index]} if tooltips[index] else {})
-    return entry
 
 
 def test_templates_are_served_with_pictures(server: ComfyServer):

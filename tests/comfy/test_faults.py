@@ -8,6 +8,7 @@ from pathlib import Path
 import models
 import prompts as p
 import pytest
+import torch
 from comfy_server import ComfyServer, PromptRefused
 
 TINY = "tiny.safetensors"
@@ -36,16 +37,16 @@ def broken(server: ComfyServer, kind: str) -> str:
         models.save(tensors, path)
     elif kind == "unknown":
         models.save(models.unknown(), path)
+    elif kind == "lora":
+        models.save({f"double_blocks.0.img_attn.qkv.lora_{side}.weight": torch.zeros(4, 4) for side in "AB"}, path)
     elif kind == "text":
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
     return path.name
 
 
 @pytest.mark.parametrize(("kind", "words"), [
-    ("truncated", ("broken_truncated.safetensors",)),
     ("nan", ("single_blocks.0.linear1.weight", "NaN")),
     ("unknown", ("layout",)),
-    ("text", ("broken_text.safetensors",)),
 ])
 def test_broken_input_gives_one_sentence(server: ComfyServer, kind: str, words: tuple[str, ...]):
     before = {path for path in server.base.rglob("*.safetensors")}
@@ -59,10 +60,27 @@ def test_broken_input_gives_one_sentence(server: ComfyServer, kind: str, words: 
         server.models / "diffusion_models" / name}
 
 
+@pytest.mark.parametrize(("kind", "words"), [
+    ("truncated", "broken_truncated.safetensors is cut short"),
+    ("text", "broken_text.safetensors"),
+    ("lora", "it is a LoRA"),
+])
+def test_wrong_file_is_refused_at_the_loader_before_anything_runs(server: ComfyServer, kind: str, words: str):
+    name = broken(server, kind)
+    with pytest.raises(PromptRefused, match=words) as refused:
+        server.queue({**p.quantizing(f"diffusion_models/{name}"), **p.saving(f"from_{kind}")})
+    assert refused.value.nodes == {"TPECLoadCheckpoint"}
+
+
+def test_blank_choice_is_refused_in_words(server: ComfyServer):
+    with pytest.raises(PromptRefused, match="Choose a model file first"):
+        server.queue({**p.quantizing(""), **p.saving("never")})
+
+
 def test_quantized_file_is_not_quantized_again(server: ComfyServer, tiny: str):
     server.succeed({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("once", if_exists="overwrite")})
-    outcome = server.run({**p.quantizing("diffusion_models/once.safetensors"), **p.saving("twice")})
-    assert "quantized already" in outcome.error
+    with pytest.raises(PromptRefused, match="quantized already"):
+        server.queue({**p.quantizing("diffusion_models/once.safetensors"), **p.saving("twice")})
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "all GPUs", "cpu,", "cpu,cuda:1", "quantum", ""])
@@ -73,11 +91,50 @@ def test_devices_that_are_not_there_are_refused_before_anything_runs(server: Com
 
 @pytest.mark.parametrize("filename", ["../escaped", "a/../../escaped", "/abs/escaped", "C:\\escaped", "..\\escaped",
                                       "con", "a//b", " ", "what?"])
-def test_names_that_lead_elsewhere_are_refused(server: ComfyServer, tiny: str, filename: str):
-    outcome = server.run({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving(filename)})
-    assert outcome.failed_node == "TPECSaveScaledFP8"
-    assert "file name" in outcome.error
+def test_names_that_lead_elsewhere_are_refused_before_anything_runs(server: ComfyServer, tiny: str, filename: str):
+    with pytest.raises(PromptRefused, match="file name"):
+        server.queue({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving(filename)})
     assert list(server.base.rglob("*escaped*")) == []
+
+
+@pytest.mark.parametrize("name", ["../escaped", "con", " "])
+def test_names_of_calibrations_are_refused_before_the_sampling(server: ComfyServer, tiny: str, name: str):
+    with pytest.raises(PromptRefused, match="file name"):
+        server.queue({"load": p.node("TPECLoadCalibration", name="any"),
+                      "store": p.node("TPECSaveCalibration", calibration=["load", 0], name=name, if_exists="number")})
+
+
+def test_dialogs_show_the_kind_of_error_without_a_path(server: ComfyServer):
+    outcome = server.run({**p.quantizing(f"diffusion_models/{broken(server, 'unknown')}"), **p.saving("never")})
+    (facts,) = [facts for name, facts in outcome.messages if name == "execution_error"]
+    assert facts["exception_type"] == "TpecError"
+
+
+def test_linked_subfolder_is_written_to_and_a_linked_file_is_not(server: ComfyServer, tiny: str, tmp_path: Path):
+    folder = server.models / "diffusion_models"
+    (folder / "elsewhere").symlink_to(tmp_path)
+    (folder / "outside.safetensors").symlink_to(tmp_path.parent / "nothing.safetensors")
+    run = p.quantizing(f"diffusion_models/{tiny}")
+    server.succeed({**run, **p.saving("elsewhere/sub/linked")})
+    assert (tmp_path / "sub" / "linked.safetensors").stat().st_size > 1000
+    listed = server.choices("UNETLoader", "unet_name")
+    assert str(Path("elsewhere", "sub", "linked.safetensors")) in listed
+    outcome = server.run({**run, **p.saving("outside", if_exists="overwrite")})
+    assert "leads out of" in outcome.error and not list(tmp_path.parent.glob("nothing*"))
+
+
+def test_every_folder_of_the_kind_is_offered_and_no_other(server: ComfyServer, tiny: str):
+    choices = server.choices("TPECSaveScaledFP8", "folder")
+    assert choices[:2] == ["models", "output"]
+    other = next(name for name in choices if name == str(server.extra / "unet"))
+    run = p.quantizing(f"diffusion_models/{tiny}")
+    server.succeed({**run, **p.saving("on_another_disk", folder=other)})
+    assert (server.extra / "unet" / "on_another_disk.safetensors").is_file()
+    assert "on_another_disk.safetensors" in server.choices("UNETLoader", "unet_name")
+    outcome = server.run({**run, **p.saving("never", folder=str(server.extra / "text"))})
+    assert "do not look for diffusion_models" in outcome.error and "quantize" not in outcome.done
+    with pytest.raises(PromptRefused, match="not in"):
+        server.queue({**run, **p.saving("never", folder=str(server.extra))})
 
 
 def test_missing_source_is_refused_before_anything_runs(server: ComfyServer, tiny: str):
@@ -130,8 +187,9 @@ def test_existing_name(server: ComfyServer, tiny: str):
     taken = folder / "taken.safetensors"
     taken.write_bytes(b"somebody's file")
     run = p.quantizing(f"diffusion_models/{tiny}")
-    outcome = server.run({**run, **p.saving("taken")})
-    assert "taken.safetensors" in outcome.error
+    outcome = server.run({**p.quantizing(f"diffusion_models/{tiny}", num_iter=3), **p.saving("taken")})
+    assert "taken.safetensors" in outcome.error and "Nothing was computed yet" in outcome.error
+    assert "quantize" not in outcome.done
     assert taken.read_bytes() == b"somebody's file"
     before = set(folder.iterdir())
     numbered = server.succeed({**run, **p.saving("taken", if_exists="number")})

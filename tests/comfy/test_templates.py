@@ -5,25 +5,10 @@ import json
 import models
 import prompts as p
 import pytest
-from comfy_server import REPOSITORY, ComfyServer
+from comfy_server import PACK, REPOSITORY, ComfyServer
+from templates import NOTES, TEMPLATES, blueprint, make, widget_inputs
 
 FOLDER = REPOSITORY / "example_workflows"
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-NOTES = {"MarkdownNote", "Note"}
-
-
-def widget_names(facts: dict) -> list[str]:
-    """The inputs that are widgets, in the front end's order; seeds have a second widget for what follows a run."""
-    names = []
-    for group in ("required", "optional"):
-        for name, (kind, *options) in facts["input"].get(group, {}).items():
-            if isinstance(kind, list) or kind in WIDGETS:
-                names.append(name)
-                if name in ("seed", "noise_seed") or (options and options[0].get("control_after_generate")):
-                    names.append(f"{name} after")
-    return names
-
-
 def to_prompt(workflow: dict, info: dict) -> dict[str, dict]:
     """The API prompt that the front end makes of a workflow without subgraphs."""
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
@@ -31,7 +16,7 @@ def to_prompt(workflow: dict, info: dict) -> dict[str, dict]:
     for item in workflow["nodes"]:
         if item["type"] in NOTES:
             continue
-        names = widget_names(info[item["type"]])
+        names = [name for name, _, _ in widget_inputs(info[item["type"]])]
         values = item.get("widgets_values", [])
         assert len(names) == len(values), (item["type"], names, values)
         inputs = {name: value for name, value in zip(names, values, strict=True) if not name.endswith(" after")}
@@ -47,10 +32,28 @@ def test_workflow_fits_the_nodes(server: ComfyServer, path):
     for item in prompt.values():
         required = info[item["class_type"]]["input"]["required"]
         assert set(required) <= set(item["inputs"]), item
+    assert workflow == make(TEMPLATES[path.stem](), info), "run tests/comfy/templates.py"
     by_id = {item["id"]: item for item in workflow["nodes"]}
     for _, source, out, target, slot, kind in workflow["links"]:
         assert by_id[source]["outputs"][out]["type"] == kind
         assert by_id[target]["inputs"][slot]["type"] in (kind, "*")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_no_template_names_a_file(path):
+    """A file that is not there is a red mark on opening; every choice of a file is blank."""
+    for item in json.loads(path.read_text("utf-8"))["nodes"]:
+        if item["type"] not in NOTES:
+            files = [value for value in item["widgets_values"] if str(value).endswith((".safetensors", ".sft"))]
+            assert files == []
+            assert item["properties"]["cnr_id"] == ("tpec-fp8" if item["type"].startswith("TPEC") else "comfy-core")
+
+
+def test_blueprint_is_served_and_fits_the_nodes(server: ComfyServer):
+    served = [entry for entry in server.get("/global_subgraphs").values() if entry["info"]["node_pack"].endswith(PACK)]
+    assert [entry["name"] for entry in served] == ["Quantize a model to FP8"]
+    stored = json.loads((REPOSITORY / "subgraphs" / "Quantize a model to FP8.json").read_text("utf-8"))
+    assert stored == blueprint(server.get("/object_info"))
 
 
 def test_first_workflow_runs(server: ComfyServer):

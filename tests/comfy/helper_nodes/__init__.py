@@ -2,15 +2,17 @@
 
 import json
 import logging
+import threading
 import zlib
 from pathlib import Path
 
 import comfy.model_management as management
 import comfy.patcher_extension
 import comfy.sd
+import comfy.utils
 import folder_paths
 import torch
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import ComfyExtension, io, ui
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -110,6 +112,32 @@ class TestSmallTextEncoder(io.ComfyNode):
         return io.NodeOutput(comfy.sd.load_clip([path], clip_type=kind, model_options=options))
 
 
+class _LinearDecoder:
+    """What nodes ask of a VAE: the small model's latents are linear codes of 2 x 2 pixels."""
+
+    def __init__(self, to_rgb: torch.Tensor) -> None:
+        self._to_rgb = to_rgb
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """[count, 16, height, width] to pictures [count, 2 height, 2 width, 3] in 0 .. 1."""
+        pixels = torch.einsum("bchw,cp->bphw", (latent.float() - 0.1159) * 0.3611, self._to_rgb)
+        return (torch.nn.functional.pixel_shuffle(pixels, 2) * 0.31 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+class TestLinearVAE(io.ComfyNode):
+    """The small model's own decoder, from the file in ComfyUI's input folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestLinearVAE", category="tests", inputs=[io.String.Input("filename")],
+                         outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls, filename: str) -> io.NodeOutput:
+        with safe_open(Path(folder_paths.get_input_directory(), Path(filename).name), "pt") as file:
+            return io.NodeOutput(_LinearDecoder(file.get_tensor("latent_to_rgb").float()))
+
+
 class TestFreeMemory(io.ComfyNode):
     """The model as it is; from here on ComfyUI reports so many megabytes of free memory, 0 for what there is."""
 
@@ -170,10 +198,78 @@ class TestSaveConditioning(io.ComfyNode):
         return io.NodeOutput()
 
 
+class TestBakedWeights(io.ComfyNode):
+    """What quantizing reads of a MODEL's weights now: how many equal ComfyUI's own patched ones, computed afterwards.
+
+    `after` may be anything that had to run before.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestBakedWeights",
+            category="tests",
+            inputs=[io.Model.Input("model"), io.Custom("TPEC_CHECKPOINT").Input("checkpoint"),
+                    io.AnyType.Input("after", optional=True)],
+            outputs=[io.String.Output()],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, checkpoint, after=None) -> io.NodeOutput:
+        read: dict[str, bytes] = {}
+        # As the engine does it: in a thread of its own, which is not in inference mode.
+        thread = threading.Thread(target=lambda: read.update(_bytes_of(checkpoint.checkpoint)))
+        thread.start()
+        thread.join()
+        patched = sum(getattr(module, "comfy_patched_weights", False) for module in model.model.modules())
+        # ComfyUI's function starts from the weights that are there, which must be those without patches.
+        management.unload_all_models()
+        equal = changed = 0
+        for name, data in read.items():
+            key = f"diffusion_model.{name.removeprefix('model.diffusion_model.')}"
+            own = model.patch_weight_to_device(key, device_to=model.load_device, return_weight=True)
+            equal += data == _raw(own)
+            changed += data != _raw(comfy.utils.get_attr(model.model, key))
+        facts = {"tensors": len(read), "equal": equal, "changed": changed, "loaded": patched}
+        return io.NodeOutput(json.dumps(facts), ui=ui.PreviewText(json.dumps(facts)))
+
+
+def _bytes_of(source) -> dict[str, bytes]:
+    reader, read = source.reader(), {}
+    for info in source.tensors.values():
+        buffer = bytearray(info.nbytes)
+        reader.read_into(info, memoryview(buffer))
+        read[info.name] = bytes(buffer)
+    reader.close()
+    return read
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+class TestUnbakedChanges(io.ComfyNode):
+    """The model with changes that are in no weight: a weight function, an object patch and a transformer patch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestUnbakedChanges", category="tests", inputs=[io.Model.Input("model")],
+                         outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        model = model.clone()
+        model.add_weight_wrapper("diffusion_model.img_in.weight", lambda weight: weight)
+        model.add_object_patch("model_sampling", model.get_model_object("model_sampling"))
+        model.set_model_patch(lambda *arguments: arguments, "attn1_patch")
+        return io.NodeOutput(model)
+
+
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestFreeMemory, TestLogEvaluations,
-                TestSaveConditioning]
+        return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestLinearVAE, TestFreeMemory,
+                TestLogEvaluations, TestSaveConditioning, TestBakedWeights, TestUnbakedChanges]
 
 
 async def comfy_entrypoint() -> Extension:

@@ -1,11 +1,13 @@
 """TPECQuantizeFP8: compute the FP8 file, complete, in ComfyUI's temp folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
 from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings
+from .calibration.automatic import AUTO, CHOICES, with_own_calibration
 from .handles import (
     CALIBRATION,
     CATEGORY,
@@ -18,7 +20,7 @@ from .handles import (
 from .host.memory import device_choices, torch_devices
 from .host.paths import source_names, source_path
 from .host.progress import NodeProgress
-from .host.results import quantized
+from .host.results import plan_of, quantized
 
 _DEFAULT = Settings()
 _NONE = "none"
@@ -76,6 +78,10 @@ class TPECQuantizeFP8(io.ComfyNode):
                 io.Combo.Input("like", options=[_NONE, *source_names()], default=_NONE, optional=True, advanced=True,
                                tooltip="A quantized file of the same model, from anywhere: the layers that it has in "
                                        "FP8 become FP8, and no others."),
+                io.Combo.Input("calibrate", options=CHOICES, default=AUTO, optional=True,
+                               tooltip="auto: without a calibration the model first samples a little from noise, with "
+                                       "no prompt, and is rounded for what its layers then see: about half the error. "
+                                       "never: rounded by its weights alone."),
             ],
             outputs=[QUANTIZED.Output("quantized"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -96,13 +102,18 @@ class TPECQuantizeFP8(io.ComfyNode):
                 calibration: CalibrationHandle | None = None, keep_distillation: bool = _DEFAULT.keep_distillation,
                 top_k: int = 0, num_iter: int = -1, include: str = "", exclude: str = "",
                 device: str = "auto", keep_nonfinite: bool = _DEFAULT.keep_nonfinite,
-                keep_quality: float = _DEFAULT.keep_quality, like: str = _NONE) -> io.NodeOutput:
+                keep_quality: float = _DEFAULT.keep_quality, like: str = _NONE, calibrate: str = AUTO) -> io.NodeOutput:
         settings = Settings(
             family=checkpoint.family, method=method, format=format, matmul=matmul, keep_distillation=keep_distillation,
             top_k=top_k or None, num_iter=None if num_iter < 0 else num_iter, include=include, exclude=exclude,
             keep_nonfinite=keep_nonfinite, keep_quality=keep_quality)
         request = QuantizeRequest(checkpoint, settings, device, calibration, _like(like))
-        handle = quantized(request, NodeProgress(cls.hidden.unique_id))
+        progress, note = NodeProgress(cls.hidden.unique_id), ""
+        if calibrate == AUTO:
+            request, note = with_own_calibration(request, plan_of(request), progress)
+        handle = quantized(request, progress)
+        if note:
+            handle = replace(handle, notes=(note, *handle.notes))
         return io.NodeOutput(handle, handle.text(), ui=ui.PreviewText(handle.summary()))
 
 

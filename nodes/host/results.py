@@ -53,7 +53,7 @@ def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     known = _made.get(key)
     if known and known[1] is not None and file_state(known[0].path) == known[1]:
         return known[0]
-    plan = _plan(request)
+    plan = plan_of(request)
     folder = temp_folder("results")
     output = folder / f"{model_stem(plan.checkpoint.name)}-{key}.safetensors"
     _make_room(output, round(plan.output_nbytes * (1 + request.settings.keep_quality / 100)))
@@ -62,7 +62,8 @@ def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     return handle
 
 
-def _plan(request: QuantizeRequest) -> Plan:
+def plan_of(request: QuantizeRequest) -> Plan:
+    """What a request would do. Raises TpecError for what can be refused by the header and the settings."""
     structure = request.source.structure
     plan = make_plan(request.source.checkpoint, request.settings, structure)
     return plan if request.like is None else follow(plan, recipe_like(open_checkpoint(request.like)), structure)

@@ -18,7 +18,8 @@ def node(kind: str, **inputs: object) -> dict:
 
 def quantizing(checkpoint: str, family: str = "auto", **settings: object) -> dict[str, dict]:
     """Nodes `load` and `quantize`."""
-    choices = {"method": "tpec", "format": "universal", "matmul": "full_precision", **settings}
+    choices = {"method": "tpec", "format": "universal", "matmul": "full_precision", "calibrate": "never",
+               **settings}
     return {"load": node("TPECLoadCheckpoint", checkpoint=checkpoint, family=family),
             "quantize": node("TPECQuantizeFP8", checkpoint=["load", 0], **choices)}
 

@@ -18,7 +18,7 @@ UNFIT = (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeErr
 _TOKENS = re.compile(
     r"(?:^|\.)(?:txt_in|context_embedder|cond_seq_linear|cap_embedder|caption_projection|caption_embedder|"
     r"text_embeddings?|text_embedder|text_proj|y_embedder\.y?_?proj|t5_yproj|mlp_t5|clip_txt_mapper|condition_proj|"
-    r"to_cond_embed|attn2\.to_k|cross_attn\.k(?:_proj)?)(?:\.|$)")
+    r"to_cond_embed|block\.attn\.to_k|attn2\.to_k|cross_attn\.k(?:_proj)?)(?:\.|$)")
 _POOLED = re.compile(
     r"(?:^|\.)(?:vector_in|y_embedder\.mlp|p_embedder|pooled_text_embeddings|clip_txt_pooled_mapper|"
     r"clip_text_pooled_proj|label_emb)(?:\.|$)")

@@ -4,8 +4,8 @@
 
 Starts the ComfyUI of the tests (COMFYUI_PATH, COMFYUI_PYTHON) with this pack. Every file is made by API prompts: plain
 rounding, this project by the weights alone, as a user gets it with nothing but three nodes (the model calibrates
-itself), and calibrated with stored conditionings 32 and on (one sampling of 20 steps each, cfg 3). Then stock UNETLoader and
-KSampler draw prompts 0 and on with every file, and PSNR is against the bf16 model's pictures.
+itself), and calibrated with stored conditionings 32 and on (one sampling of 20 steps each, cfg 3). Then stock
+UNETLoader and KSampler draw prompts 0 and on with every file, and PSNR is against the bf16 model's pictures.
 """
 
 import argparse

@@ -19,15 +19,17 @@ from ...tpec.model.plan import Plan
 from ...tpec.run.fit import check_calibration
 from ...tpec.statistics.gradients import GradientStats
 from ...tpec.statistics.storage import open_calibration
+from ...tpec.statistics.watching import CollectionPlan, Collector
 from ...tpec.version import __version__
 from ..handles import CalibrationHandle, QuantizeRequest
+from ..host.backward import NoBackward, with_gradients
 from ..host.progress import NodeProgress, duration
 from ..host.sampling import Job, sample
 from ..saving.save_once import State, file_state
 from .calibrating import Layers, calibrate, linear_layers, plan_for, refuse_quantized
 from .conditioning import prompt_lines
 from .encoding import calibrate_encoder
-from .latents import empty_latent, modest, size_of
+from .latents import Size, empty_latent, modest, size_of
 from .loading import loaded_encoder, loaded_model
 from .prompt_free import UNFIT, Embeddings, find_embeddings, spread_of
 from .prompts import DEFAULT_PROMPTS
@@ -39,6 +41,8 @@ CHOICES = [AUTO, NEVER]
 
 #: Samplings, by turns without text and with made-up embeddings, and steps of each.
 RUNS, STEPS = 16, 10
+#: What backward runs take beside the samplings, in evaluations per step.
+_BACKWARD = 0.75
 #: Distinct tokens for each of a layer's inputs, as many as damping wants and some more.
 _TOKENS_PER_INPUT = 64
 #: Nobody waits longer for what they did not ask for, in seconds.
@@ -116,22 +120,44 @@ def _refuse_hopeless(plan: Plan) -> None:
 
 def _refuse_slow(seconds: float) -> None:
     if seconds > _PATIENCE:
-        raise TpecError(f"sampling it would take {duration(seconds)} on this machine")
+        raise TpecError(f"sampling it would take about {duration(seconds)} on this machine")
 
 
 @dataclass(frozen=True)
 class _Sampling:
-    """A model, an empty latent of a modest size, and the sizes of its embeddings."""
+    """A model, an empty latent of a modest size, the sizes of its embeddings, and the layers to watch."""
 
     patcher: object
     latent: dict
     embeddings: Embeddings
+    layers: Layers
 
-    def run(self, number: int, steps: int, on_step: Callable[[int], None]) -> None:
-        """Run `number`: even ones without text. The schedule is that of STEPS steps, of which `steps` are made."""
-        spread = spread_of(self.patcher, number // 2)
-        text = self.embeddings.random(number, spread) if number % 2 else self.embeddings.null()
-        sample(self.patcher, _job(text, self.latent, steps), number, lambda step, x0: on_step(step))
+    def run(self, patcher, number: int, steps: int, on_step: Callable[[int], None]) -> None:
+        """Run `number`: even ones without text."""
+        text = self.embeddings.random(number, spread_of(number // 2)) if number % 2 else self.embeddings.null()
+        sample(patcher, _job(text, self.latent, steps), number, lambda step, x0: on_step(step))
+
+    def collect(self, plan: CollectionPlan, sensitivity: bool, progress: NodeProgress) -> CalibrationHandle:
+        """Statistics of all runs; `sensitivity` as in TPECCalibrate. Raises TpecError."""
+        watch = _Watch(progress, len(plan.passes) * sum(map(steps_of, range(RUNS))))
+
+        def sample_all(patcher) -> None:
+            for number in range(RUNS):
+                self.run(patcher, number, steps_of(number), watch.step)
+
+        def run_all(inputs: Collector, watched: Layers) -> dict[str, GradientStats]:
+            if sensitivity:
+                return with_gradients(self.patcher, watched, inputs, plan.device, sample_all)
+            sample_all(self.patcher)
+            return {}
+
+        return calibrate(plan, self.layers, self.patcher, type(self.patcher.model).__name__, RUNS, run_all, None,
+                         progress)
+
+
+def steps_of(number: int) -> int:
+    """Steps of run `number`: STEPS on average, of different numbers, so that the runs see different noise levels."""
+    return STEPS - 2 + number % 5
 
 
 def _job(text: list, latent: dict, steps: int) -> Job:
@@ -141,31 +167,36 @@ def _job(text: list, latent: dict, steps: int) -> Job:
 def sample_prompt_free(patcher, progress: NodeProgress) -> CalibrationHandle:
     """Statistics of a ModelPatcher's layers from RUNS samplings without a prompt. Raises TpecError.
 
-    What it takes is said before it starts; the model is as before afterwards.
+    What it takes is said before it starts; the model is as before afterwards. It is also run backwards now and then,
+    where that takes no second pass and works at all.
     """
     layers = linear_layers(patcher.model.diffusion_model)
     refuse_quantized(layers)
     size = modest(size_of(patcher), _tokens_wanted(layers), 32 if _is_unet(patcher) else 16)
     latent = empty_latent(patcher, size)
-    plan = plan_for(layers, patcher)
+    plain = plan_for(layers, patcher)
     embeddings = find_embeddings(patcher, lambda text: sample(patcher, _job(text, latent, 1), 0, _interruptible))
-    sampling = _Sampling(patcher, latent, embeddings)
+    sampling = _Sampling(patcher, latent, embeddings, layers)
     begun = time.monotonic()
-    sampling.run(1, 1, lambda step: None)
-    count = len(plan.passes) * RUNS * STEPS
-    seconds = (time.monotonic() - begun) * count
-    said = f"calibrating first: {RUNS} samplings of {size.text()}, {duration(seconds)}; {plan.text()}"
+    sampling.run(patcher, 1, 1, lambda step: None)
+    seconds = (time.monotonic() - begun) * RUNS * STEPS
+    plan = plan_for(layers, patcher, True)
+    if len(plan.passes) == 1 and (1 + _BACKWARD) * seconds < _PATIENCE:
+        try:
+            _say(progress, size, plan, (1 + _BACKWARD) * seconds)
+            return sampling.collect(plan, True, progress)
+        except NoBackward as error:
+            log.info("TPEC: %s Going on without.", error)
+    _say(progress, size, plain, len(plain.passes) * seconds)
+    return sampling.collect(plain, False, progress)
+
+
+def _say(progress: NodeProgress, size: Size, plan: CollectionPlan, seconds: float) -> None:
+    """What it takes. Raises TpecError when that is too long."""
+    said = f"calibrating first: {RUNS} samplings of {size.text()}, about {duration(seconds)}; {plan.text()}"
     log.info("TPEC: %s", said)
     progress.text(said, always=True)
     _refuse_slow(seconds)
-    watch = _Watch(progress, count)
-
-    def run_all(*_: object) -> dict[str, GradientStats]:
-        for number in range(RUNS):
-            sampling.run(number, STEPS, watch.step)
-        return {}
-
-    return calibrate(plan, layers, patcher, type(patcher.model).__name__, RUNS, run_all, None, progress)
 
 
 def _interruptible(step: int, x0: torch.Tensor) -> None:

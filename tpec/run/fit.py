@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from ..errors import TpecError
+from ..files.dtypes import TORCH_DTYPES
+from ..files.header import TensorInfo
+from ..files.source import TensorReader
 from ..model.families import QUANTIZE
 from ..model.formats import LayerOptions
 from ..model.plan import LayerPlan, Plan
@@ -14,6 +17,7 @@ from ..rounding.grid import FP8_MAX
 from ..rounding.metric import DenseMetric
 from ..statistics.calibration import Calibration
 from ..statistics.inputs import InputStats
+from ..statistics.weights import other_weights, rounded, sampled_span
 from .tasks import Task
 
 #: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
@@ -87,6 +91,38 @@ def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
             raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' is "
                             f"{' x '.join(map(str, shape))}, that of {plan.checkpoint.name} "
                             f"{' x '.join(map(str, layer.shape))}.")
+
+
+def relative_notes(plan: Plan, calibration: Calibration | None) -> list[str]:
+    """A sentence for the report when the calibration was made with other weights, as of a fine-tune; else none.
+
+    Calibrations of earlier versions do not say what they were made with.
+    """
+    if calibration is None or not calibration.weights:
+        return []
+    found = {}
+    reader = plan.checkpoint.reader()
+    try:
+        for name, values in calibration.weights.items():
+            info = plan.checkpoint.tensors.get(f"{plan.prefix}{name}.weight")
+            if info is not None and len(info.shape) == 2 and info.dtype in TORCH_DTYPES:
+                found[name] = _sampled(reader, info)[: len(values)]
+    finally:
+        reader.close()
+    other = other_weights(calibration.weights, found)
+    if not other:
+        return []
+    return [f"The calibration was made with a relative of this model: {len(other)} of {len(found)} layers that were "
+            "compared have other weights. Relatives see nearly the same inputs, so it is used; how much of the gain it "
+            "keeps nobody has measured here, and a calibration of this very model is the sure way."]
+
+
+def _sampled(reader: TensorReader, info: TensorInfo) -> tuple[float, ...]:
+    dtype = TORCH_DTYPES[info.dtype]
+    begin, count = sampled_span(info.shape)
+    raw = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
+    reader.read_into(info, memoryview(raw.numpy()), begin * dtype.itemsize)
+    return rounded(raw.view(dtype))
 
 
 def calibration_record(tasks: Iterable[Task], calibration: Calibration | None) -> dict[str, float | None]:

@@ -25,14 +25,13 @@ from ..model.formats import make_layout
 from ..model.plan import Plan
 from ..statistics.calibration import Calibration
 from .compute import Compute, memory_note
-from .fit import calibration_record, check_calibration, layer_options
+from .fit import calibration_record, check_calibration, layer_options, relative_notes
 from .halt import Halt
 from .lane import Facts, Lane, Stages
 from .memory import compute_threads
 from .processes import World
 from .progress import Meter, OnProgress
 from .quality import Quality, find_quality, with_quality
-from .relatives import relative_notes
 from .report import LayerReport, Report
 from .tasks import Task, make_tasks, split
 

@@ -9,6 +9,7 @@ from .calibration_files import TPECLoadCalibration, TPECSaveCalibration
 from .compare import TPECCompare
 from .load_checkpoint import TPECLoadCheckpoint
 from .load_scaled import TPECLoadScaledFP8
+from .model_source import TPECModelSource
 from .quantize import TPECQuantizeFP8
 from .report import TPECReport
 from .save_scaled import TPECSaveScaledFP8
@@ -19,6 +20,7 @@ for _error in (TpecError, Interrupted):
 
 NODES: list[type[io.ComfyNode]] = [
     TPECLoadCheckpoint,
+    TPECModelSource,
     TPECQuantizeFP8,
     TPECSaveScaledFP8,
     TPECLoadScaledFP8,

@@ -1,13 +1,15 @@
 """What travels along the links: small frozen handles, never tensors (ComfyUI's cache cannot see inside them)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..tpec.checkpoint import Checkpoint
 from ..tpec.errors import TpecError
-from ..tpec.report import Report
+from ..tpec.files.source import Source
+from ..tpec.model.structure import Structure
+from ..tpec.run.report import Report
 from ..tpec.settings import Settings
 
 CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
@@ -19,10 +21,21 @@ CATEGORY = "TPEC FP8"
 
 @dataclass(frozen=True)
 class CheckpointHandle:
-    """A validated header and the family the user chose."""
+    """What to quantize, the family the user chose, and what this ComfyUI would build from it (None: nothing).
 
-    checkpoint: Checkpoint
+
+    `patcher` is the MODEL of the graph that it describes, None for a file. ComfyUI looks for an attribute of that name:
+    its cache then treats the handle as it treats the MODEL.
+    """
+
+    checkpoint: Source
     family: str
+    structure: Structure | None = None
+    patcher: Any = field(default=None, repr=False, compare=False)
+
+    def lasting(self) -> "CheckpointHandle":
+        """The same without holding a MODEL in memory."""
+        return replace(self, patcher=None)
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,10 @@ class QuantizeRequest:
     settings: Settings
     device: str
     calibration: CalibrationHandle | None = None
+
+    def lasting(self) -> "QuantizeRequest":
+        """The same without holding a MODEL in memory, for what outlives the prompt."""
+        return replace(self, source=self.source.lasting())
 
 
 @dataclass(frozen=True)

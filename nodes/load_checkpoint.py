@@ -4,15 +4,16 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..tpec.checkpoint import open_checkpoint
 from ..tpec.errors import TpecError
-from ..tpec.estimate import describe_needs
-from ..tpec.families import family_names
-from ..tpec.plan import make_plan
+from ..tpec.files.checkpoint import open_checkpoint
+from ..tpec.model.families import family_names
+from ..tpec.model.plan import make_plan
+from ..tpec.run.memory import describe_needs
 from ..tpec.settings import Settings
-from .bridge import torch_devices
 from .handles import CATEGORY, CHECKPOINT, CheckpointHandle
-from .paths import source_names, source_path
+from .host.memory import torch_devices
+from .host.paths import source_names, source_path
+from .host.structure import structure_of
 
 
 class TPECLoadCheckpoint(io.ComfyNode):
@@ -64,7 +65,8 @@ class TPECLoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, family: str) -> io.NodeOutput:
-        handle = CheckpointHandle(open_checkpoint(source_path(checkpoint)), family)
+        opened = open_checkpoint(source_path(checkpoint))
+        handle = CheckpointHandle(opened, family, structure_of(opened.tensors, opened.metadata))
         text = describe(handle)
         return io.NodeOutput(handle, text, ui=ui.PreviewText(text))
 
@@ -72,7 +74,7 @@ class TPECLoadCheckpoint(io.ComfyNode):
 def describe(handle: CheckpointHandle) -> str:
     """What the engine would do with default settings, or why it cannot."""
     try:
-        plan = make_plan(handle.checkpoint, Settings(family=handle.family))
+        plan = make_plan(handle.checkpoint, Settings(family=handle.family), handle.structure)
     except TpecError as error:
         # Not the end yet: the quantize node's include pattern makes unknown layouts possible.
         return f"{handle.checkpoint.name}: not possible with default settings. {error}"

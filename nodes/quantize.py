@@ -4,9 +4,18 @@ from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
 from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings
-from .bridge import NodeProgress, device_choices, torch_devices
-from .handles import CALIBRATION, CATEGORY, CHECKPOINT, QUANTIZED, CalibrationHandle, CheckpointHandle, QuantizeRequest
-from .spool import quantized
+from .handles import (
+    CALIBRATION,
+    CATEGORY,
+    CHECKPOINT,
+    QUANTIZED,
+    CalibrationHandle,
+    CheckpointHandle,
+    QuantizeRequest,
+)
+from .host.memory import device_choices, torch_devices
+from .host.progress import NodeProgress
+from .host.results import quantized
 
 _DEFAULT = Settings()
 
@@ -53,6 +62,10 @@ class TPECQuantizeFP8(io.ComfyNode):
                 io.Combo.Input("device", options=device_choices(), default="auto", optional=True, advanced=True,
                                tooltip="Where to compute. auto is ComfyUI's own device; several GPUs share "
                                        "the layers."),
+                # Last, so that values of saved workflows keep their places.
+                io.Boolean.Input("keep_nonfinite", default=_DEFAULT.keep_nonfinite, optional=True, advanced=True,
+                                 tooltip="Copy biases, norms and other kept parameters that hold NaN or infinite "
+                                         "values as they are, instead of refusing the file."),
             ],
             outputs=[QUANTIZED.Output("quantized"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -71,10 +84,11 @@ class TPECQuantizeFP8(io.ComfyNode):
     def execute(cls, checkpoint: CheckpointHandle, method: str, format: str, matmul: str,
                 calibration: CalibrationHandle | None = None, keep_distillation: bool = _DEFAULT.keep_distillation,
                 top_k: int = 0, num_iter: int = -1, include: str = "", exclude: str = "",
-                device: str = "auto") -> io.NodeOutput:
+                device: str = "auto", keep_nonfinite: bool = _DEFAULT.keep_nonfinite) -> io.NodeOutput:
         settings = Settings(
             family=checkpoint.family, method=method, format=format, matmul=matmul, keep_distillation=keep_distillation,
-            top_k=top_k or None, num_iter=None if num_iter < 0 else num_iter, include=include, exclude=exclude)
+            top_k=top_k or None, num_iter=None if num_iter < 0 else num_iter, include=include, exclude=exclude,
+            keep_nonfinite=keep_nonfinite)
         request = QuantizeRequest(checkpoint, settings, device, calibration)
         handle = quantized(request, NodeProgress(cls.hidden.unique_id))
         return io.NodeOutput(handle, handle.text(), ui=ui.PreviewText(handle.summary()))

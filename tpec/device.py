@@ -1,11 +1,14 @@
 """Which device computes, from what the user says."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
-from .errors import TpecError
+from .errors import TpecError, is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -29,8 +32,24 @@ def fast_products(devices: Sequence[torch.device]) -> Iterator[None]:
 def load_libraries(devices: Sequence[torch.device]) -> None:
     """Let PyTorch load its linear algebra for GPUs, which it does at the first use and not from two threads at once."""
     device = next((device for device in devices if device.type == "cuda"), None)
-    if device is not None:
+    if device is None:
+        return
+    try:
         torch.linalg.cholesky_ex(torch.ones(1, 1, device=device))
+    except RuntimeError as error:
+        # What does not fit here will not fit in the layers, which have a way to go on.
+        if not is_out_of_memory(error):
+            raise
+
+
+def host_buffer(items: int, dtype: torch.dtype) -> torch.Tensor:
+    """Host memory [items] for copies from and to a GPU: pinned, or plain (and slower) where no more can be pinned."""
+    with torch.inference_mode(False):
+        try:
+            return torch.empty(items, dtype=dtype, pin_memory=True)
+        except RuntimeError as error:
+            log.warning("memory cannot be pinned (%s): copies take longer", str(error).partition("\n")[0])
+            return torch.empty(items, dtype=dtype)
 
 
 def choose_devices(wanted: str, rank: int = 0) -> tuple[torch.device, ...]:

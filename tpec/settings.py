@@ -14,7 +14,11 @@ MATMULS = ("full_precision", "fp8")
 class Settings:
     """One quantization job's choices; `top_k` and `num_iter` None mean the method's own defaults.
 
-    `include` and `exclude` are regular expressions searched in tensor names. Raises TpecError on a bad value.
+    `include` and `exclude` are regular expressions searched in tensor names. `part` names text encoders of a full
+    checkpoint to quantize besides the diffusion model; `only_part` leaves everything else out of the result.
+    `keep_nonfinite` copies parameters that hold NaN or infinite values instead of refusing the file. `keep_quality` is
+    extra size, in percent of the result's, spent on keeping the layers that matter most. Raises TpecError on a bad
+    value.
     """
 
     family: str = "auto"
@@ -27,6 +31,10 @@ class Settings:
     num_iter: int | None = None
     include: str = ""
     exclude: str = ""
+    keep_nonfinite: bool = False
+    part: tuple[str, ...] = ()
+    only_part: bool = False
+    keep_quality: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
@@ -36,6 +44,8 @@ class Settings:
             raise TpecError(f"top_k is {self.top_k}: it must be at least 1.")
         if self.num_iter is not None and self.num_iter < 0:
             raise TpecError(f"num_iter is {self.num_iter}: it must be 0 or more.")
+        if not 0 <= self.keep_quality <= 90:
+            raise TpecError(f"keep_quality is {self.keep_quality:g}: it must be a percentage from 0 to 90.")
         _expression("include", self.include)
         _expression("exclude", self.exclude)
 

@@ -1,5 +1,6 @@
 """Small models with random weights in the layouts that ComfyUI recognises."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -95,6 +96,24 @@ def clip_l() -> Tensors:
     for name, (rows, _) in shapes.items():
         if ".layers." in name:
             tensors[f"text_model.{name.removesuffix('weight')}bias"] = torch.zeros(rows, dtype=torch.float16)
+    return tensors
+
+
+def lora(base: Tensors, rank: int = 8, size: float = 0.1, seed: int = 1, part: str = "attn|mlp|linear") -> Tensors:
+    """A LoRA for the Linears of a Flux layout whose names hold `part`, in ComfyUI's generic form, float16.
+
+    Each one's change has `size` of the weight's norm.
+    """
+    make = torch.Generator().manual_seed(seed)
+    tensors: Tensors = {}
+    for name, weight in base.items():
+        if weight.ndim != 2 or not name.endswith(".weight") or not re.search(f"blocks.*({part})", name):
+            continue
+        layer = f"diffusion_model.{name.removesuffix('.weight')}"
+        up, down = torch.randn(len(weight), rank, generator=make), torch.randn(rank, weight.shape[1], generator=make)
+        down *= size * weight.float().norm() / (up @ down).norm()
+        tensors |= {f"{layer}.lora_up.weight": up.half(), f"{layer}.lora_down.weight": down.half(),
+                    f"{layer}.alpha": torch.tensor(float(rank))}
     return tensors
 
 

@@ -34,6 +34,17 @@ def stock_loader(name: object) -> dict[str, dict]:
     return {"model": node("UNETLoader", unet_name=name, weight_dtype="default")}
 
 
+def with_lora(name: str, strength: float = 1.0, model: str = "model") -> dict[str, dict]:
+    """Node `lora`: the stock LoRA loader on the node `model`."""
+    return {"lora": node("LoraLoaderModelOnly", model=[model, 0], lora_name=name, strength_model=strength)}
+
+
+def quantizing_model(model: list, **settings: object) -> dict[str, dict]:
+    """Nodes `load` and `quantize` for a MODEL of the graph."""
+    nodes = quantizing("", **settings)
+    return {**nodes, "load": node("TPECModelSource", model=model)}
+
+
 def sampling(model: list, prefix: str, seed: int = 7, steps: int = STEPS, cfg: float = 3.0, first: int = 0,
              count: int = 1) -> dict[str, dict]:
     """Nodes that sample with stored conditioning and save the latent as `prefix`; trained for 32 x 32 latents."""

@@ -13,9 +13,10 @@ SAMPLING = ["positive", "negative", "latent_image", "seed", "steps", "cfg", "sam
 #: id: (display name, inputs in order, output types)
 NODES = {
     "TPECLoadCheckpoint": ("Load Checkpoint For Quantize", ["checkpoint", "family"], ["TPEC_CHECKPOINT", "STRING"]),
+    "TPECModelSource": ("Model To Quantize", ["model"], ["TPEC_CHECKPOINT", "STRING"]),
     "TPECQuantizeFP8": ("TPEC Quantize FP8", [
         "checkpoint", "calibration", "method", "format", "matmul", "keep_distillation", "top_k", "num_iter", "include",
-        "exclude", "device"], ["TPEC_QUANTIZED", "STRING"]),
+        "exclude", "device", "keep_nonfinite"], ["TPEC_QUANTIZED", "STRING"]),
     "TPECSaveScaledFP8": ("Save Scaled FP8", ["quantized", "filename", "folder", "if_exists"], ["COMBO", "STRING"]),
     "TPECLoadScaledFP8": ("Load Scaled FP8", ["quantized"], ["MODEL", "CLIP", "VAE"]),
     "TPECCalibrate": ("TPEC Calibrate", ["model", *SAMPLING, "runs", "calibration", "sensitivity", "clip", "prompts",

@@ -24,7 +24,7 @@ def tiny(server: ComfyServer) -> str:
 def leftovers(server: ComfyServer) -> list[Path]:
     """Files that are no finished result."""
     return [path for folder in (server.temp, server.models, server.output) for path in folder.rglob("*")
-            if path.is_file() and path.suffix not in (".safetensors", ".latent", ".png", ".json")]
+            if path.is_file() and path.suffix not in (".safetensors", ".sft", ".latent", ".png", ".json")]
 
 
 def broken(server: ComfyServer, kind: str) -> str:
@@ -151,17 +151,35 @@ def test_part_that_the_file_lacks_is_named(server: ComfyServer, tiny: str):
     assert outcome.failed_node == "TPECLoadScaledFP8" and "holds no VAE" in outcome.error
 
 
-def test_sharded_model_is_listed_once_and_quantized(server: ComfyServer):
-    folder, tensors = server.models / "diffusion_models", models.flux(hidden=128)
+def save_shards(folder: Path, stem: str, suffix: str = ".safetensors") -> dict[str, str]:
+    """A model in two files; returns the index's table."""
+    tensors = models.flux(hidden=128)
     names = sorted(tensors)
-    parts = {f"parts-0000{number}-of-00002.safetensors": names[number - 1 :: 2] for number in (1, 2)}
+    parts = {f"{stem}-0000{number}-of-00002{suffix}": names[number - 1 :: 2] for number in (1, 2)}
     for file, held in parts.items():
         models.save({name: tensors[name] for name in held}, folder / file)
-    index = {"weight_map": {name: file for file, held in parts.items() for name in held}}
-    (folder / "parts.safetensors.index.json").write_text(json.dumps(index))
-    listed = [name for name in server.choices("TPECLoadCheckpoint", "checkpoint") if "parts" in name]
-    assert listed == ["diffusion_models/parts.safetensors.index.json"]
-    server.succeed({**p.quantizing(listed[0]), **p.saving("joined")})
+    return {name: file for file, held in parts.items() for name in held}
+
+
+@pytest.mark.parametrize(("stem", "index"), [("parts", "parts.safetensors.index.json"), ("loose", None),
+                                             ("half", "half.safetensors.index.fp16.json")])
+def test_sharded_model_is_listed_once_and_quantized(server: ComfyServer, stem: str, index: str | None):
+    folder = server.models / "diffusion_models"
+    table = save_shards(folder, stem, ".sft" if index is None else ".safetensors")
+    if index:
+        (folder / index).write_text(json.dumps({"weight_map": table}))
+    listed = [name for name in server.choices("TPECLoadCheckpoint", "checkpoint") if f"/{stem}" in name]
+    assert listed == [f"diffusion_models/{index or 'loose-00001-of-00002.sft'}"]
+    server.succeed({**p.quantizing(listed[0]), **p.saving(f"joined {stem}")})
+
+
+def test_shard_without_its_siblings_is_refused_by_their_names(server: ComfyServer):
+    folder = server.models / "diffusion_models"
+    save_shards(folder, "lone")
+    (folder / "lone-00001-of-00002.safetensors").unlink()
+    lone = p.quantizing("diffusion_models/lone-00002-of-00002.safetensors")
+    outcome = server.run({**lone, **p.saving("lone")})
+    assert "not complete without lone-00001-of-00002.safetensors" in outcome.error
 
 
 def test_existing_name(server: ComfyServer, tiny: str):

@@ -2,17 +2,21 @@
 
 import json
 import logging
+import threading
 import zlib
 from pathlib import Path
 
 import comfy.model_management as management
 import comfy.patcher_extension
 import comfy.sd
+import comfy.utils
 import folder_paths
 import torch
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import ComfyExtension, io, ui
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from . import new_model  # noqa: F401  # adds a model to ComfyUI's list
 
 _get_free_memory = management.get_free_memory
 
@@ -194,10 +198,78 @@ class TestSaveConditioning(io.ComfyNode):
         return io.NodeOutput()
 
 
+class TestBakedWeights(io.ComfyNode):
+    """What quantizing reads of a MODEL's weights now: how many equal ComfyUI's own patched ones, computed afterwards.
+
+    `after` may be anything that had to run before.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestBakedWeights",
+            category="tests",
+            inputs=[io.Model.Input("model"), io.Custom("TPEC_CHECKPOINT").Input("checkpoint"),
+                    io.AnyType.Input("after", optional=True)],
+            outputs=[io.String.Output()],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, checkpoint, after=None) -> io.NodeOutput:
+        read: dict[str, bytes] = {}
+        # As the engine does it: in a thread of its own, which is not in inference mode.
+        thread = threading.Thread(target=lambda: read.update(_bytes_of(checkpoint.checkpoint)))
+        thread.start()
+        thread.join()
+        patched = sum(getattr(module, "comfy_patched_weights", False) for module in model.model.modules())
+        # ComfyUI's function starts from the weights that are there, which must be those without patches.
+        management.unload_all_models()
+        equal = changed = 0
+        for name, data in read.items():
+            key = f"diffusion_model.{name.removeprefix('model.diffusion_model.')}"
+            own = model.patch_weight_to_device(key, device_to=model.load_device, return_weight=True)
+            equal += data == _raw(own)
+            changed += data != _raw(comfy.utils.get_attr(model.model, key))
+        facts = {"tensors": len(read), "equal": equal, "changed": changed, "loaded": patched}
+        return io.NodeOutput(json.dumps(facts), ui=ui.PreviewText(json.dumps(facts)))
+
+
+def _bytes_of(source) -> dict[str, bytes]:
+    reader, read = source.reader(), {}
+    for info in source.tensors.values():
+        buffer = bytearray(info.nbytes)
+        reader.read_into(info, memoryview(buffer))
+        read[info.name] = bytes(buffer)
+    reader.close()
+    return read
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+class TestUnbakedChanges(io.ComfyNode):
+    """The model with changes that are in no weight: a weight function, an object patch and a transformer patch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestUnbakedChanges", category="tests", inputs=[io.Model.Input("model")],
+                         outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        model = model.clone()
+        model.add_weight_wrapper("diffusion_model.img_in.weight", lambda weight: weight)
+        model.add_object_patch("model_sampling", model.get_model_object("model_sampling"))
+        model.set_model_patch(lambda *arguments: arguments, "attn1_patch")
+        return io.NodeOutput(model)
+
+
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestLinearVAE, TestFreeMemory,
-                TestLogEvaluations, TestSaveConditioning]
+                TestLogEvaluations, TestSaveConditioning, TestBakedWeights, TestUnbakedChanges]
 
 
 async def comfy_entrypoint() -> Extension:

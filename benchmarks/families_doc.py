@@ -1,0 +1,125 @@
+"""docs/families.md, made from the table of families and the inventory of ComfyUI's models.
+
+    python -m benchmarks.families_doc          writes the file
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from tpec.errors import TpecError
+from tpec.files.checkpoint import Checkpoint
+from tpec.files.header import TensorInfo
+from tpec.model.families import DIFFUSION, TEXT, Family
+from tpec.model.plan import make_plan
+from tpec.settings import Settings
+
+from .common import ROOT
+
+sys.path.insert(0, str(ROOT / "tests"))
+from inventory import DATA, Model, read  # noqa: E402 - from the tests, which do not come as a package
+
+TARGET = ROOT / "docs" / "families.md"
+
+_HEAD = """# Models: what becomes FP8, what stays, and why
+
+Made by `python -m benchmarks.families_doc` from the table in `tpec` and the inventory of ComfyUI v0.33.0 in
+`tests/data`; do not edit by hand.
+
+Names are of modules, without the file's prefix: `#` is a number, `{a,b}` one of several. What is not named stays as
+it is; convolutions, norms, biases, embeddings and tables always do. *Share* is the part of the parameters of
+ComfyUI's Linears that become FP8, over all members of the family. `--include` also quantizes Linears that stay by
+default, `--exclude` keeps more. Where the installed ComfyUI and this table disagree about a layer, it stays.
+"""
+
+_PARTS = """
+## Text encoders inside full checkpoints
+
+They stay bit-exact unless `--part NAME` names them. Prefixes are those of ComfyUI's own files.
+
+| model | part | its prefix | scales applied there |
+|---|---|---|---|
+"""
+
+
+def shares(families: Iterable[Family], models: Iterable[Model]) -> dict[str, list[float]]:
+    """Family name -> share of Linear parameters in FP8 of each of its models, percent."""
+    found: dict[str, list[float]] = {family.name: [] for family in families}
+    for model in models:
+        try:
+            plan = make_plan(_checkpoint(model), Settings())
+        except TpecError:
+            continue
+        total = sum(_items(model.tensors[f"{module}.weight"][0]) for module in model.modules("linear"))
+        part = sum(layer.info.items for layer in plan.of("quantize"))
+        found[plan.family.name].append(100 * part / total)
+    return found
+
+
+def document() -> str:
+    """The whole file's text."""
+    diffusion = shares(DIFFUSION, read(DATA / "diffusion.txt").values())
+    text = shares(TEXT, read(DATA / "encoders.txt").values())
+    return "".join((
+        _HEAD,
+        "\n## Diffusion models\n\n", _table(sorted(DIFFUSION, key=_title), diffusion),
+        "\n## Text encoders\n\nComfyUI applies no FP8 scales in CLIP-L, CLIP-G, CLIP-H, T5 of other sizes (base, "
+        "pile-T5-XL, mT5, ByT5), T5-Gemma and jina-clip; these are refused.\n\n",
+        _table(sorted(TEXT, key=_title), text),
+        _PARTS, *_parts()))
+
+
+def _table(families: Sequence[Family], found: dict[str, list[float]]) -> str:
+    lines = ["| family (`--family`) | ComfyUI's classes | becomes FP8 | stays, why (who says so) | share |",
+             "|---|---|---|---|---|"]
+    for family in families:
+        kept = "; ".join(_kept(family))
+        quantized = " ".join(f"`{text}`" for text in family.linears)
+        note = f"; {family.notes}" if family.notes else ""
+        lines.append(f"| {_titles(family)} (`{family.name}`) | {', '.join(family.classes)} | {quantized} | {kept} "
+                     f"| {_range(found[family.name])}{note} |")
+    return "\n".join(lines) + "\n"
+
+
+def _kept(family: Family) -> Iterable[str]:
+    """The rules in order, neighbours with the same source together."""
+    for source, rules in groupby(family.keep, lambda rule: rule.source):
+        text = ", ".join(f"`{rule.modules}` {rule.reason.removesuffix(', sensitive')}" for rule in rules)
+        yield f"{text} ({source})" if source else text
+
+
+def _titles(family: Family) -> str:
+    return ", ".join((family.title, *(title for title, _ in family.variants)))
+
+
+def _range(found: list[float]) -> str:
+    low, high = min(found), max(found)
+    return f"{low:.1f} %" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} - {high:.1f} %"
+
+
+def _parts() -> Iterable[str]:
+    for family in sorted(DIFFUSION, key=_title):
+        for encoder in family.encoders:
+            yield (f"| {family.title} | `{encoder.name}` | `{encoder.prefix}` "
+                   f"| {'no: ' + encoder.ignored if encoder.ignored else 'yes'} |\n")
+
+
+def _title(family: Family) -> str:
+    return family.title.lower()
+
+
+def _checkpoint(model: Model) -> Checkpoint:
+    infos = {name: TensorInfo(name, "BF16", shape, 0, 2 * _items(shape)) for name, (shape, _) in model.tensors.items()}
+    return Checkpoint(Path(model.name), (), infos, {}, "")
+
+
+def _items(shape: Sequence[int]) -> int:
+    items = 1
+    for size in shape:
+        items *= size
+    return items
+
+
+if __name__ == "__main__":
+    TARGET.write_text(document(), "utf-8")

@@ -1,0 +1,28 @@
+"""TPECModelSource: quantize a model as it is in the graph, with LoRAs, merges and other weight patches baked in."""
+
+from comfy_api.latest import io
+
+from .handles import CATEGORY, CHECKPOINT
+from .host.graph_model import graph_model
+from .load_checkpoint import describe
+
+
+class TPECModelSource(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TPECModelSource",
+            display_name="Model To Quantize",
+            category=CATEGORY,
+            description="Takes a model as it is in the graph, with LoRAs, merges and weight patches baked in at full "
+                        "precision, instead of a file. The weights are computed layer by layer while they are "
+                        "quantized, without a second copy of the model.",
+            search_aliases=["bake lora", "merge lora", "quantize lora", "quantize merge", "fp8", "tpec"],
+            inputs=[io.Model.Input("model", tooltip="A bf16, fp16 or fp32 model, after Load LoRA and merge nodes.")],
+            outputs=[CHECKPOINT.Output("checkpoint"), io.String.Output("summary")],
+        )
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        handle = graph_model(model)
+        return io.NodeOutput(handle, "\n".join([describe(handle), *handle.checkpoint.notes]))

@@ -53,7 +53,10 @@ def write_english() -> None:
     if not python:
         sys.exit("No ComfyUI with its Python was found: set COMFYUI_PATH and COMFYUI_PYTHON.")
     with tempfile.TemporaryDirectory() as folder, ComfyServer(comfy, python, Path(folder)) as server:
-        _put(ENGLISH, {name: locale(facts) for name, facts in pack_nodes(server).items()})
+        texts = {name: locale(facts) for name, facts in pack_nodes(server).items()}
+        if not texts:
+            sys.exit(f"The pack did not load:\n{server.log()[-2000:]}")
+    _put(ENGLISH, texts)
 
 
 def write_others() -> None:

@@ -1,14 +1,19 @@
 """Errors whose message is the sentence a user reads: what is wrong, where, and what to do."""
 
+import re
+
+#: How CUDA, HIP, their libraries, Triton and the host's allocator say that memory ran out, where no exception of its
+#: own does. A library that cannot make its handle has found no room for its workspace.
+_NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|failed to allocate|bad_alloc"
+    r"|OutOfMemory|MemoryAllocation|memory allocation failed|ALLOC_FAILED|rocblas_status_memory_error"
+    r"|CUBLAS_STATUS_NOT_INITIALIZED|(STATUS_NOT_INITIALIZED|STATUS_INTERNAL_ERROR).*calling `\w*create",
+    re.IGNORECASE)
+
 
 def one_line(text: str) -> str:
     """`text` with everything that is not for printing (line breaks, control characters) spelled out, as in '\\n'."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-#: How PyTorch, its libraries and systems word a refused request for memory, in small letters.
-_NO_MEMORY = ("out of memory", "_alloc_failed", "cublas_status_not_initialized", "when calling `cusolverdncreate",
-              "can't allocate memory", "cannot allocate memory", "not enough memory", "cudaerrormemoryallocation")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -19,7 +24,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 class TpecError(Exception):

@@ -36,11 +36,11 @@ def encoded(server: ComfyServer, start: int) -> list[str]:
 def test_one_node_with_prompts_equals_stored_conditionings(server: ComfyServer, tinyflux: str, captions, figures):
     def saved(nodes: dict[str, dict], name: str) -> float:
         server.succeed({**nodes, **p.quantizing(f"diffusion_models/{tinyflux}", calibration=["calibrate", 0]),
-                        **p.saving(name)}, 580)
+                        **p.saving(name)}, 1200)
         return velocity_ratio(server.models / "diffusion_models" / f"{name}.safetensors")
 
-    from_clip = saved(prompted(tinyflux, prompts="\n".join(captions[32:]), steps=6), "from_clip")
-    stored = saved(calibrating(tinyflux, first=32, count=32, steps=6), "from_stored")
+    from_clip = saved(prompted(tinyflux, prompts="\n".join(captions[32:]), steps=3), "from_clip")
+    stored = saved(calibrating(tinyflux, first=32, count=32, steps=3), "from_stored")
     figures.append(f"32 prompts: velocity error {from_clip:.3f} x from clip, {stored:.3f} x from stored conditionings")
     assert abs(from_clip - stored) < 0.02
 

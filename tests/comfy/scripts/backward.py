@@ -94,7 +94,7 @@ sampled(model, 5)
 if patches() == before:
     print("restored")
 for fault, words in ((RuntimeError(), "RuntimeError): turn"), (RuntimeError("no grad\nmore"), "(no grad): turn"),
-                     (torch.OutOfMemoryError("CUDA out of memory"), "not enough VRAM"),
+                     (torch.cuda.OutOfMemoryError("CUDA out of memory"), "not enough VRAM"),
                      (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "not enough VRAM")):
     text = sentence(fault)
     print(words if words in text else f"{fault!r}: {text}")

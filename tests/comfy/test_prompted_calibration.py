@@ -9,7 +9,7 @@ from comfy_server import ComfyServer
 from safetensors import safe_open
 from test_calibrate_nodes import calibrating, velocity_ratio
 
-from tpec.calibration_file import open_calibration
+from tpec.statistics.storage import open_calibration
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from tpec.spool import partial_path
+from tpec.files.partial import partial_path
 
 from . import make_model
 from .common import environment, markdown_table, sha256

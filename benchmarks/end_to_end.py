@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tpec.checkpoint import open_checkpoint
-from tpec.plan import make_plan
+from tpec.files.checkpoint import open_checkpoint
+from tpec.model.plan import make_plan
 from tpec.settings import Settings
 
 from . import make_model, peers

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from tpec.checkpoint import Checkpoint
 from tpec.errors import TpecError
-from tpec.families import DIFFUSION, TEXT, Family
-from tpec.header import TensorInfo
-from tpec.plan import make_plan
+from tpec.files.checkpoint import Checkpoint
+from tpec.files.header import TensorInfo
+from tpec.model.families import DIFFUSION, TEXT, Family
+from tpec.model.plan import make_plan
 from tpec.settings import Settings
 
 from .common import ROOT

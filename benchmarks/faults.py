@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tpec.header import read_header
-from tpec.spool import journal_paths, partial_path
+from tpec.files.header import read_header
+from tpec.files.partial import journal_paths, partial_path
 
 from . import make_model
 from .common import markdown_table, sha256

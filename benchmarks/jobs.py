@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpec.checkpoint import open_checkpoint
-from tpec.spool import discard, journal_paths
+from tpec.files.checkpoint import open_checkpoint
+from tpec.files.partial import discard, journal_paths
 
 from .common import ROOT, sha256, tpec_command
 

@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tpec.calibration import Calibration
-from tpec.calibration_file import open_calibration
-from tpec.checkpoint import open_checkpoint
-from tpec.families import QUANTIZE
-from tpec.losses import Measured, expected, measure
-from tpec.pipeline import quantize
-from tpec.plan import Plan, make_plan
-from tpec.quality import choose
+from tpec.files.checkpoint import open_checkpoint
+from tpec.model.families import QUANTIZE
+from tpec.model.plan import Plan, make_plan
+from tpec.run.losses import Measured, expected, measure
+from tpec.run.pipeline import quantize
+from tpec.run.quality import choose
 from tpec.settings import Settings
+from tpec.statistics.calibration import Calibration
+from tpec.statistics.storage import open_calibration
 
 from .common import environment, markdown_table
 from .errors import read_tensors

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from tpec.accumulate import SKETCH_SHARE, WIDTH_LIMIT
-from tpec.calibration import Calibration, hash_layers
-from tpec.calibration_file import save_calibration
-from tpec.checkpoint import open_checkpoint
-from tpec.families import QUANTIZE
-from tpec.inputs import Gram, InputsOnDemand, Moment, Summary, gram_form, summary_form
-from tpec.outputs import GradientsOnDemand, run_shape
-from tpec.plan import make_plan
+from tpec.files.checkpoint import open_checkpoint
+from tpec.model.families import QUANTIZE
+from tpec.model.plan import make_plan
 from tpec.settings import Settings
+from tpec.statistics.calibration import Calibration, hash_layers
+from tpec.statistics.gradients import GradientsOnDemand, run_shape
+from tpec.statistics.inputs import Gram, InputsOnDemand, Moment, Summary, gram_form, summary_form
+from tpec.statistics.storage import save_calibration
+from tpec.statistics.sums import SKETCH_SHARE, WIDTH_LIMIT
 
 from . import synthetic
 

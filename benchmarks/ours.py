@@ -5,21 +5,21 @@ from pathlib import Path
 
 import torch
 
-from tpec.calibrated import calibrated_metric
-from tpec.calibration_file import save_calibration
-from tpec.checkpoint import open_checkpoint
-from tpec.collect import Collector
-from tpec.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_COUPLED, SWEEPS_DATA_FREE, default_rank
-from tpec.coupling import RowCoupling
-from tpec.families import QUANTIZE
-from tpec.inputs import Gram, HeldInputs
-from tpec.layer import FACTS, Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
-from tpec.metric import DenseMetric
-from tpec.outputs import GradientStats
-from tpec.plan import make_plan
-from tpec.principal import data_free_metric, principal_components
-from tpec.scale import absmax
+from tpec.files.checkpoint import open_checkpoint
+from tpec.model.families import QUANTIZE
+from tpec.model.plan import make_plan
+from tpec.rounding.layer import FACTS, Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
+from tpec.rounding.metric import DenseMetric
+from tpec.rounding.principal import data_free_metric, principal_components
+from tpec.rounding.rows import RowCoupling
+from tpec.rounding.scale import absmax
+from tpec.run.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_COUPLED, SWEEPS_DATA_FREE, default_rank
+from tpec.run.fit import calibrated_metric
 from tpec.settings import Settings
+from tpec.statistics.gradients import GradientStats
+from tpec.statistics.inputs import Gram, HeldInputs
+from tpec.statistics.storage import save_calibration
+from tpec.statistics.watching import Collector
 
 from . import synthetic
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tpec.coupling import RowCoupling
 from tpec.device import fast_products
-from tpec.metric import DenseMetric
+from tpec.rounding.metric import DenseMetric
+from tpec.rounding.rows import RowCoupling
 
 from . import ours, peers, synthetic
 from .common import FLUX_SHAPES, GIB, LAYERS_PER_SHAPE, environment, markdown_table, times

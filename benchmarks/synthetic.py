@@ -2,7 +2,7 @@
 
 import torch
 
-from tpec.outputs import HeldGradients, run_shape
+from tpec.statistics.gradients import HeldGradients, run_shape
 
 #: Rank of the dominant part added to random weights.
 RANK = 16

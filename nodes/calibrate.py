@@ -3,17 +3,17 @@
 import torch
 from comfy_api.latest import io, ui
 
-from ..tpec.collect import Collector
-from ..tpec.outputs import GradientStats
-from .backward import with_gradients
-from .bridge import NodeProgress
-from .collect import Layers, calibrate, linear_layers, plan_for, refuse_quantized
-from .conditioning import make_conditionings, prompt_lines
+from ..tpec.statistics.gradients import GradientStats
+from ..tpec.statistics.watching import Collector
+from .calibration.calibrating import Layers, calibrate, linear_layers, plan_for, refuse_quantized
+from .calibration.conditioning import make_conditionings, prompt_lines
+from .calibration.latents import Size, empty_latent, kind_of, size_of
+from .calibration.presets import CUSTOM, PRESET_NAMES, Preset
+from .calibration.prompts import BUILT_IN
 from .handles import CALIBRATION, CATEGORY, CalibrationHandle
-from .latents import Size, empty_latent, kind_of, size_of
-from .presets import CUSTOM, PRESET_NAMES, Preset
-from .prompts import BUILT_IN
-from .sampling import Job, Progress, sample, sampler_inputs
+from .host.backward import with_gradients
+from .host.progress import NodeProgress
+from .host.sampling import Job, Progress, sample, sampler_inputs
 
 
 class TPECCalibrate(io.ComfyNode):

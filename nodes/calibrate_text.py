@@ -5,12 +5,12 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.outputs import GradientStats
-from .bridge import NodeProgress
-from .collect import calibrate, linear_layers, plan_for, refuse_quantized
-from .conditioning import prompt_lines
+from ..tpec.statistics.gradients import GradientStats
+from .calibration.calibrating import calibrate, linear_layers, plan_for, refuse_quantized
+from .calibration.conditioning import prompt_lines
+from .calibration.prompts import DEFAULT_PROMPTS
 from .handles import CALIBRATION, CATEGORY
-from .prompts import DEFAULT_PROMPTS
+from .host.progress import NodeProgress
 
 
 class TPECCalibrateText(io.ComfyNode):

@@ -4,11 +4,11 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..tpec.calibration_file import open_calibration
 from ..tpec.errors import TpecError
-from ..tpec.publish import IF_EXISTS, publish
+from ..tpec.files.publish import IF_EXISTS, publish
+from ..tpec.statistics.storage import open_calibration
 from .handles import CALIBRATION, CATEGORY, CalibrationHandle
-from .paths import (
+from .host.paths import (
     CALIBRATION_FOLDER,
     calibration_root,
     check_name,
@@ -17,7 +17,7 @@ from .paths import (
     loader_name,
     save_target,
 )
-from .saved import file_state, fingerprint, save_once
+from .saving.save_once import file_state, fingerprint, save_once
 
 
 class TPECSaveCalibration(io.ComfyNode):

@@ -4,13 +4,13 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..tpec.errors import TpecError
-from .bridge import NodeProgress
-from .distance import Distance, Runs, join, run_model
+from .drawing.distance import Distance, Runs, join, run_model
+from .drawing.pictures import decode, pixel_psnr, side_by_side
+from .drawing.plot import THEMES, line_plot
 from .handles import CATEGORY
-from .links import linked_outputs
-from .pictures import decode, pixel_psnr, side_by_side
-from .plot import THEMES, line_plot
-from .sampling import Job, Progress, job_inputs
+from .host.links import linked_outputs
+from .host.progress import NodeProgress
+from .host.sampling import Job, Progress, job_inputs
 
 _PICTURES = 4
 _NO_VAE = "There are no pictures to show: connect a VAE to Compare Model Outputs."

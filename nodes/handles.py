@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..tpec.errors import TpecError
-from ..tpec.report import Report
+from ..tpec.files.source import Source
+from ..tpec.model.structure import Structure
+from ..tpec.run.report import Report
 from ..tpec.settings import Settings
-from ..tpec.source import Source
-from ..tpec.structure import Structure
 
 CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
 CALIBRATION = io.Custom("TPEC_CALIBRATION")

@@ -4,16 +4,16 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..tpec.checkpoint import open_checkpoint
 from ..tpec.errors import TpecError
-from ..tpec.estimate import describe_needs
-from ..tpec.families import family_names
-from ..tpec.plan import make_plan
+from ..tpec.files.checkpoint import open_checkpoint
+from ..tpec.model.families import family_names
+from ..tpec.model.plan import make_plan
+from ..tpec.run.memory import describe_needs
 from ..tpec.settings import Settings
-from .bridge import torch_devices
 from .handles import CATEGORY, CHECKPOINT, CheckpointHandle
-from .paths import source_names, source_path
-from .structure import structure_of
+from .host.memory import torch_devices
+from .host.paths import source_names, source_path
+from .host.structure import structure_of
 
 
 class TPECLoadCheckpoint(io.ComfyNode):

@@ -6,10 +6,10 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..tpec.errors import TpecError
-from .bridge import NodeProgress
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
-from .links import linked_outputs
-from .spool import ensure_file
+from .host.links import linked_outputs
+from .host.progress import NodeProgress
+from .host.results import ensure_file
 
 PARTS = ("MODEL", "CLIP", "VAE")
 

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from .graph_model import graph_model
 from .handles import CATEGORY, CHECKPOINT
+from .host.graph_model import graph_model
 from .load_checkpoint import describe
 
 

@@ -4,9 +4,18 @@ from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
 from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings
-from .bridge import NodeProgress, device_choices, torch_devices
-from .handles import CALIBRATION, CATEGORY, CHECKPOINT, QUANTIZED, CalibrationHandle, CheckpointHandle, QuantizeRequest
-from .spool import quantized
+from .handles import (
+    CALIBRATION,
+    CATEGORY,
+    CHECKPOINT,
+    QUANTIZED,
+    CalibrationHandle,
+    CheckpointHandle,
+    QuantizeRequest,
+)
+from .host.memory import device_choices, torch_devices
+from .host.progress import NodeProgress
+from .host.results import quantized
 
 _DEFAULT = Settings()
 

@@ -3,11 +3,11 @@
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.families import KEEP
-from ..tpec.plan import make_plan
-from .bars import bar_picture
+from ..tpec.model.families import KEEP
+from ..tpec.model.plan import make_plan
+from .drawing.bars import bar_picture
+from .drawing.plot import THEMES
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
-from .plot import THEMES
 
 
 class TPECReport(io.ComfyNode):

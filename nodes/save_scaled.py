@@ -5,13 +5,13 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.publish import IF_EXISTS, publish
-from .bridge import NodeProgress
-from .destination import destination, kind_of_result, refuse_taken, room_left
+from ..tpec.files.publish import IF_EXISTS, publish
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
-from .paths import check_name, free_space, loader_name, save_choices, save_root
-from .saved import fingerprint, save_once, stands
-from .spool import ensure_file
+from .host.paths import check_name, free_space, loader_name, save_choices, save_root
+from .host.progress import NodeProgress
+from .host.results import ensure_file
+from .saving.destination import destination, kind_of_result, refuse_taken, room_left
+from .saving.save_once import fingerprint, save_once, stands
 
 
 class _ComboType(str):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tpec.demo import flux_shapes
+from tpec.command.demo import flux_shapes
 
 REPOSITORY = Path(__file__).parent.parent
 HIDDEN = 128

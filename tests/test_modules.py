@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_modules():
-    """nodes/modules.py, which needs the pack's root as its parent package but no ComfyUI."""
+    """nodes/host/modules.py, which needs the pack's root as its parent package but no ComfyUI."""
     if "tpec_pack" not in sys.modules:
         spec = importlib.util.spec_from_file_location("tpec_pack", ROOT / "__init__.py",
                                                       submodule_search_locations=[str(ROOT)])
         sys.modules["tpec_pack"] = importlib.util.module_from_spec(spec)
-    return importlib.import_module("tpec_pack.nodes.modules")
+    return importlib.import_module("tpec_pack.nodes.host.modules")
 
 
 modules = load_modules()
@@ -77,7 +77,7 @@ def test_only_modules_of_the_operations_for_quantized_files_count() -> None:
 
 
 def test_hollow_tensors_have_shapes_and_no_memory() -> None:
-    info = sys.modules["tpec_pack.tpec.header"].TensorInfo("big", "BF16", (1 << 20, 1 << 20), 0, 0)
+    info = sys.modules["tpec_pack.tpec.files.header"].TensorInfo("big", "BF16", (1 << 20, 1 << 20), 0, 0)
     tensor = modules.hollow({"big": info})["big"]
     assert tensor.shape == (1 << 20, 1 << 20)
     assert tensor.untyped_storage().nbytes() == 4

@@ -1,4 +1,4 @@
-"""Promises about the sources themselves."""
+"""Promises about the sources themselves: which package may import which, and what no module may do."""
 
 import ast
 import re
@@ -6,7 +6,10 @@ import struct
 import subprocess
 import sys
 import urllib.parse
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from samples import REPOSITORY, environment
@@ -17,12 +20,40 @@ SOURCES = [*PACK, REPOSITORY / "__init__.py", *sorted((REPOSITORY / "tests").rgl
            *sorted((REPOSITORY / "benchmarks").rglob("*.py"))]
 COMFY = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "execution", "server"}
 
+#: What each package of the engine may import beside itself; the order is that of docs/architecture.md.
+MAY_IMPORT = {
+    "version": set(),
+    "errors": set(),
+    "device": {"errors"},
+    "settings": {"errors"},
+    "files": {"errors"},
+    "model": {"version", "errors", "settings", "files"},
+    "statistics": {"errors", "device", "files"},
+    "rounding": {"errors", "statistics"},
+    "run": {"version", "errors", "device", "settings", "files", "model", "statistics", "rounding"},
+    "check": {"errors", "settings", "files", "model"},
+    "command": {"version", "errors", "device", "settings", "files", "model", "statistics", "run", "check"},
+    "__init__": {"version", "errors", "settings", "files", "model", "statistics", "run", "check"},
+    "__main__": {"command", "files"},
+}
+#: A folder that holds more is one that nobody sees at a glance.
+MOST_FILES = 12
+MOST_LINES = 320
+
+
+class Import(NamedTuple):
+    """`from .target import name`: the target as a path below the repository, without suffix."""
+
+    target: tuple[str, ...]
+    name: str
+    line: int
+
 
 def ids(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
 
 
-def imports(path: Path) -> set[str]:
+def absolute_imports(path: Path) -> set[str]:
     """Absolute imports' first names."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -33,17 +64,92 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def relative_imports(path: Path, root: Path = REPOSITORY, in_functions: bool = True) -> Iterator[Import]:
+    """Every relative import, also those inside functions unless told otherwise."""
+    folder = path.relative_to(root).parent.parts
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree) if in_functions else tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = folder[: len(folder) - (node.level - 1)]
+            target = (*base, *(node.module.split(".") if node.module else ()))
+            yield from (Import(target, name.name, node.lineno) for name in node.names)
+
+
+def package_of(parts: tuple[str, ...]) -> str:
+    """tpec/files/header -> files; tpec/errors -> errors; tpec itself -> __init__."""
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def wrong_imports(root: Path) -> list[str]:
+    """Imports of the engine below `root` that MAY_IMPORT does not allow."""
+    wrong = []
+    for path in sorted((root / "tpec").rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        here = package_of(parts)
+        for found in relative_imports(path, root):
+            # `from . import sums` names a module, `from .sums import total` what is in it.
+            there = package_of((*found.target, found.name) if len(found.target) == 1 else found.target)
+            if there != here and there not in MAY_IMPORT[here]:
+                wrong.append(f"{'/'.join(parts)}.py, line {found.line}: {here} must not import {there}")
+    return wrong
+
+
+def test_packages_import_only_what_they_may() -> None:
+    assert {package_of(path.relative_to(REPOSITORY).with_suffix("").parts) for path in ENGINE} == MAY_IMPORT.keys()
+    assert not wrong_imports(REPOSITORY)
+
+
+def test_a_forbidden_import_is_found(tmp_path: Path) -> None:
+    for path in ENGINE:
+        copy = tmp_path / path.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text("utf-8"), "utf-8")
+    grid = tmp_path / "tpec" / "rounding" / "grid.py"
+    grid.write_text("def late():\n    from ..model.plan import Plan\n    return Plan\n\n" + grid.read_text())
+    assert wrong_imports(tmp_path) == ["tpec/rounding/grid.py, line 2: rounding must not import model"]
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """Imports at the top of modules; those inside functions are made late for good reasons."""
+    modules = {path.relative_to(REPOSITORY).with_suffix("").parts: path for path in PACK}
+    arrows = {parts: {(*found.target, found.name) if (*found.target, found.name) in modules else found.target
+                      for found in relative_imports(path, in_functions=False)} & modules.keys()
+              for parts, path in modules.items()}
+    while arrows:
+        leaves = [parts for parts, targets in arrows.items() if not targets & arrows.keys()]
+        assert leaves, f"these import each other: {sorted('/'.join(parts) for parts in arrows)}"
+        for parts in leaves:
+            del arrows[parts]
+
+
+def test_private_names_stay_in_their_package() -> None:
+    taken = [f"{ids(path)}, line {found.line}: {found.name}" for path in PACK for found in relative_imports(path)
+             if found.name.startswith("_") and found.target[:-1] != path.relative_to(REPOSITORY).parent.parts
+             and not found.name.startswith("__")]
+    assert not taken
+
+
+def test_folders_can_be_seen_at_a_glance() -> None:
+    modules = Counter(path.parent for path in PACK if path.name != "__init__.py")
+    assert not {ids(folder): count for folder, count in modules.items() if count > MOST_FILES}
+
+
 @pytest.mark.parametrize("path", ENGINE, ids=ids)
-def test_engine_module(path: Path) -> None:
-    """No ComfyUI, nothing that pip would have to bring beside torch, numpy and tqdm, imports relative, no prints."""
-    found = imports(path)
+def test_the_engine_stands_alone(path: Path) -> None:
+    """No ComfyUI, and nothing that pip would have to bring beside torch, numpy and tqdm."""
+    found = absolute_imports(path)
     assert not found & COMFY
     assert found <= {*sys.stdlib_module_names, "torch", "triton", "tqdm", "numpy"}
-    calls = {node.func.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+
+
+@pytest.mark.parametrize("path", PACK, ids=ids)
+def test_modules_are_quiet_short_and_evaluate_nothing(path: Path) -> None:
+    text = path.read_text()
+    calls = {node.func.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)
              and isinstance(node.func, ast.Name)}
-    assert "print" not in calls or path.name == "cli.py"
+    assert "print" not in calls or path.parent.name == "command"
     assert not calls & {"eval", "exec", "breakpoint", "input"}
-    assert len(path.read_text().splitlines()) <= 320
+    assert len(text.splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids)
@@ -75,20 +181,21 @@ def test_requirements_never_touch_torch() -> None:
 
 def test_install_brings_what_the_command_line_needs_and_replaces_nothing() -> None:
     """Names without versions: pip takes the PyTorch that is there, and brings one where there is none."""
-    needed = set().union(*map(imports, ENGINE)) - set(sys.stdlib_module_names) - {"triton"}
+    needed = set().union(*map(absolute_imports, ENGINE)) - set(sys.stdlib_module_names) - {"triton"}
     dependencies = project_file()["project"]["dependencies"]
     assert needed <= set(dependencies) and all(name.isalnum() for name in dependencies)
 
 
 def test_project_file() -> None:
+    from tpec.version import __version__
+
     data = project_file()
     assert "comfyui" not in data["project"]["name"].lower()
     assert data["project"]["scripts"]["tpec"] == "tpec.__main__:main"
-    packages = {str(path.parent.relative_to(REPOSITORY)).replace("/", ".") for path in ENGINE}
-    assert set(data["tool"]["setuptools"]["packages"]) == packages
-    from tpec import __version__
-
     assert data["project"]["version"] == __version__
+    where = data["tool"]["setuptools"]["packages"]["find"]
+    assert where == {"include": ["tpec", "tpec.*"]}
+    assert all((path.parent / "__init__.py").is_file() for path in ENGINE)
 
 
 def test_registry_fields() -> None:
@@ -119,6 +226,14 @@ def test_extension_names_are_in_the_packs_namespace() -> None:
         assert names and all(name.startswith(f"{namespace}.") for name in names)
 
 
+def test_the_face_offers_what_it_names() -> None:
+    import tpec
+
+    assert all(getattr(tpec, name) is not None for name in tpec.__all__)
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = tpec.nothing_of_the_kind
+
+
 def test_engine_imports_without_comfyui_and_under_another_name(tmp_path: Path) -> None:
     """ComfyUI imports the pack under its folder's name, so the engine is `<pack>.tpec` there."""
     pack = tmp_path / "some pack"
@@ -126,7 +241,9 @@ def test_engine_imports_without_comfyui_and_under_another_name(tmp_path: Path) -
     (pack / "tpec").symlink_to(REPOSITORY / "tpec")
     (pack / "__init__.py").write_text("")
     code = ("import importlib, sys; sys.path.insert(0, sys.argv[1]); "
-            "m = importlib.import_module('some pack.tpec.cli'); importlib.import_module('some pack.tpec.verify'); "
+            "importlib.import_module('some pack.tpec.command.cli'); "
+            "importlib.import_module('some pack.tpec.check.verify'); "
+            "importlib.import_module('some pack.tpec').quantize; "
             "assert 'tpec' not in sys.modules and not any(n.startswith('comfy') for n in sys.modules)")
     env = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, cwd=tmp_path, capture_output=True,

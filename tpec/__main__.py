@@ -16,7 +16,7 @@ _OTHER_FILES = frozenset({"-o", "--output", "--calibration", "--report", "--incl
 
 def _fetch_inputs(arguments: list[str]) -> None:
     """Ask the system to read the beginning of the first model named on the command line (Linux)."""
-    from .naming import is_model_name
+    from .files.naming import is_model_name
 
     # What is wrong with the file is said later, in one sentence; not every system knows how much memory is free.
     with contextlib.suppress(OSError, ValueError):
@@ -49,7 +49,7 @@ def main() -> int:
         sys.stderr.write("tpec: " + " ".join(missing.split()) + "\n")
         return 1
 
-    from .cli import main as run
+    from .command.cli import main as run
 
     return run()
 

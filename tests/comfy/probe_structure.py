@@ -1,4 +1,4 @@
-"""Asks nodes/structure.py about models of tests/data, with ComfyUI's Python: probe_structure.py COMFYUI [NAME ...]
+"""Asks nodes/host/structure.py about models of tests/data, with ComfyUI's Python: probe_structure.py COMFYUI [NAME ...]
 
 Prints JSON: per model what the probe found and how long it took, and what of ComfyUI's state it changed. A name that
 ends with `@PREFIX` puts this prefix before all tensors.
@@ -29,8 +29,8 @@ for package in ("pack", "pack.nodes"):  # without the packages' __init__, which 
     module = types.ModuleType(package)
     module.__path__ = [str(HERE.parents[1] / package.replace("pack", "").strip("."))]
     sys.modules[package] = module
-structure_of = importlib.import_module("pack.nodes.structure").structure_of
-TensorInfo = importlib.import_module("pack.tpec.header").TensorInfo
+structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
+TensorInfo = importlib.import_module("pack.tpec.files.header").TensorInfo
 
 
 def state() -> list[object]:

@@ -34,11 +34,11 @@ for package in ("pack", "pack.nodes"):  # without the packages' __init__, which 
     module = types.ModuleType(package)
     module.__path__ = [str(HERE.parents[1] / package.replace("pack", "").strip("."))]
     sys.modules[package] = module
-structure_of = importlib.import_module("pack.nodes.structure").structure_of
-open_checkpoint = importlib.import_module("pack.tpec.checkpoint").open_checkpoint
-make_plan = importlib.import_module("pack.tpec.plan").make_plan
+structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
+open_checkpoint = importlib.import_module("pack.tpec.files.checkpoint").open_checkpoint
+make_plan = importlib.import_module("pack.tpec.model.plan").make_plan
 Settings = importlib.import_module("pack.tpec.settings").Settings
-quantize = importlib.import_module("pack.tpec.pipeline").quantize
+quantize = importlib.import_module("pack.tpec.run.pipeline").quantize
 
 Tensors = dict[str, torch.Tensor]
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from comfy_server import REPOSITORY, ComfyServer
 
-from tpec.calibration import Calibration
-from tpec.calibration_file import open_calibration, save_calibration
-from tpec.inputs import Gram, HeldInputs
-from tpec.verify import verify
+from tpec.check.verify import verify
+from tpec.statistics.calibration import Calibration
+from tpec.statistics.inputs import Gram, HeldInputs
+from tpec.statistics.storage import open_calibration, save_calibration
 
 
 def calibrating(model: str, first: int = 32, count: int = 4, steps: int = 6, runs: int = 1, seed: int = 5,

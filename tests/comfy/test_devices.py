@@ -8,7 +8,7 @@ import prompts as p
 import pytest
 from comfy_server import ComfyServer
 
-from tpec.verify import verify
+from tpec.check.verify import verify
 
 SOURCE = "devices.safetensors"
 

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_main_job import dequantized
 
-from tpec.origin import GraphOrigin, origin_of
-from tpec.verify import verify
+from tpec.check.verify import verify
+from tpec.model.origin import GraphOrigin, origin_of
 
 LORA = "shapes_lora.safetensors"
 SMALL, OTHER, SMALL_LORA = "small.safetensors", "small_other.safetensors", "small_lora.safetensors"

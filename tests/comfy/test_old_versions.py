@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from test_main_job import dequantized
 
-from tpec.checkpoint import open_checkpoint
-from tpec.pipeline import quantize
-from tpec.plan import make_plan
+from tpec.files.checkpoint import open_checkpoint
+from tpec.model.plan import make_plan
+from tpec.run.pipeline import quantize
 from tpec.settings import Settings
 
 TREES = [path for path in os.environ.get("COMFYUI_OLD_PATHS", "").split(os.pathsep) if path]

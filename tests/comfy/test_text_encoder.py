@@ -10,7 +10,7 @@ from comfy_server import ComfyServer
 from safetensors.torch import load_file
 from test_main_job import dequantized
 
-from tpec.calibration_file import open_calibration
+from tpec.statistics.storage import open_calibration
 
 
 def encoding(name: object, keep: str) -> dict[str, dict]:

@@ -3,10 +3,10 @@
 import comfy.model_management as memory
 import comfy.ops
 import torch
-from pack.nodes.backward import BackwardRuns
-from pack.tpec.collect import Collector
+from pack.nodes.host.backward import BackwardRuns
 from pack.tpec.errors import TpecError
-from pack.tpec.gradients import GradientCollector
+from pack.tpec.statistics.backward import GradientCollector
+from pack.tpec.statistics.watching import Collector
 
 
 class Block(torch.nn.Module):

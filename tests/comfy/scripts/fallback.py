@@ -2,7 +2,7 @@
 
 import comfy.model_management as memory
 import torch
-from pack.nodes.bridge import with_cpu_fallback
+from pack.nodes.host.memory import with_cpu_fallback
 
 # No GPU is needed: ComfyUI is only to believe that it has room.
 memory.get_free_memory = lambda *_, torch_free_too=False, **__: (1 << 40, 1 << 40) if torch_free_too else 1 << 40

@@ -9,8 +9,8 @@ from pathlib import Path
 import folder_paths
 from pack.nodes import spool
 from pack.nodes.handles import CheckpointHandle, QuantizeRequest
-from pack.tpec.checkpoint import open_checkpoint
-from pack.tpec.demo import demo_tensors, write_safetensors
+from pack.tpec.command.demo import demo_tensors, write_safetensors
+from pack.tpec.files.checkpoint import open_checkpoint
 from pack.tpec.settings import Settings
 
 base = Path(sys.argv[1])

@@ -3,8 +3,8 @@
 import json
 
 import comfy.supported_models as supported
-from pack.nodes.latents import latent_shape, usual_size
-from pack.nodes.prompts import BUILT_IN
+from pack.nodes.calibration.latents import latent_shape, usual_size
+from pack.nodes.calibration.prompts import BUILT_IN
 
 found = {}
 for kind in supported.models:

@@ -1,0 +1,107 @@
+"""Results in ComfyUI's temp folder: made once per content, made again when gone, oldest removed when space is short."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ...tpec.files.naming import model_stem
+from ...tpec.model.plan import Plan, make_plan
+from ...tpec.run.memory import estimate
+from ...tpec.run.pipeline import quantize
+from ...tpec.run.report import Report
+from ...tpec.statistics.storage import open_calibration
+from ...tpec.version import __version__
+from ..handles import QuantizedHandle, QuantizeRequest
+from ..saving.save_once import State, file_state
+from .graph_model import baking_room
+from .memory import torch_devices, with_cpu_fallback
+from .paths import temp_folder
+
+Progress = Callable[[object], None]
+
+#: Finished results of this process by content key; ComfyUI empties the temp folder when it starts and ends.
+_made: dict[str, tuple[QuantizedHandle, State | None]] = {}
+#: A working file that nothing was written to for so many seconds is what a failed run left.
+_ABANDONED = 600
+
+
+def _content_key(request: QuantizeRequest) -> str:
+    """A hash of all that decides the result's bytes. Raises TpecError when the source or a device is gone."""
+    checkpoint, calibration, structure = request.source.checkpoint, request.calibration, request.source.structure
+    facts = [__version__, checkpoint.name, [str(path) for path in checkpoint.files], checkpoint.identity(),
+             asdict(request.settings), torch_devices(request.device),
+             structure and [structure.name, *sorted(structure.linears)],
+             calibration and [str(calibration.path), file_state(calibration.path)]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
+    """The result of `request`, from the temp folder when it is there and whole, else computed now."""
+    key = _content_key(request)
+    known = _made.get(key)
+    if known and known[1] is not None and file_state(known[0].path) == known[1]:
+        return known[0]
+    plan = make_plan(request.source.checkpoint, request.settings, request.source.structure)
+    folder = temp_folder("results")
+    output = folder / f"{model_stem(plan.checkpoint.name)}-{key}.safetensors"
+    _make_room(output, plan.output_nbytes)
+    handle = _compute(request, key, plan, output, progress)
+    _made[key] = handle, file_state(handle.path)
+    return handle
+
+
+def ensure_file(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:
+    """`handle` itself, or its result made again when its file in the temp folder is gone or not what was made."""
+    known = _made.get(handle.key)
+    if known and known[1] is not None and file_state(handle.path) == known[1]:
+        return handle
+    return quantized(handle.request, progress)
+
+
+def _compute(request: QuantizeRequest, key: str, plan: Plan, output: Path, progress: Progress) -> QuantizedHandle:
+    calibration = open_calibration(request.calibration.file()) if request.calibration else None
+
+    def need(device: torch.device) -> int:
+        return estimate(plan, device, calibration).device
+
+    def work(devices: Sequence[torch.device]) -> Report:
+        return quantize(plan, output, devices=devices, calibration=calibration, progress=progress, overwrite=True)
+
+    report, note = with_cpu_fallback(torch_devices(request.device), need, work, baking_room(request.source))
+    return QuantizedHandle(output, key, request.lasting(), report, (note,) if note else ())
+
+
+def _make_room(output: Path, nbytes: int) -> None:
+    """Remove what failed runs left and then the oldest results while the disk has too little room for `output`.
+
+    The engine says so if it still has.
+    """
+    folder = output.parent
+    for path in (*_leftovers(output), *_oldest_first(folder.glob("*.safetensors"))):
+        if shutil.disk_usage(folder).free > nbytes * 1.02:
+            return
+        # Windows keeps what somebody has open.
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _leftovers(output: Path) -> list[Path]:
+    """Working files that no run uses: those of `output`, which begins anew, and those not written to for long."""
+    before = (time.time() - _ABANDONED) * 1e9
+    own = f"{output.name}.partial"
+    return [path for path in _oldest_first(output.parent.glob("*.partial*"))
+            if path.name.startswith(own) or (state := file_state(path)) is not None and state[1] < before]
+
+
+def _oldest_first(paths: Iterable[Path]) -> list[Path]:
+    """By time of the last change, without those that are gone by now."""
+    states = {path: file_state(path) for path in paths}
+    there = {path: state[1] for path, state in states.items() if state is not None}
+    return sorted(there, key=there.__getitem__)

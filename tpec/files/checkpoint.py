@@ -1,0 +1,178 @@
+"""A model on disk, described but not loaded: one safetensors file, or the shards that belong together."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from ..errors import TpecError
+from .dtypes import TORCH_DTYPES
+from .header import TensorInfo, read_header
+from .naming import shard_name
+from .shards import index_beside, is_index, model_in, shard_map, siblings
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A validated header. `path` is the file or index, of shards without index the first; `files` hold the data,
+    `digest` is the headers' SHA-256."""
+
+    path: Path
+    files: tuple[Path, ...]
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def nbytes(self) -> int:
+        return sum(info.nbytes for info in self.tensors.values())
+
+    @property
+    def origin(self) -> Mapping[str, object]:
+        """Nothing to tell: the file's name says where the weights are from."""
+        return {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def reader(self) -> "Reader":
+        return Reader(self)
+
+    def identity(self) -> dict[str, object]:
+        """What a resumed run compares: header digest, and size and mtime (ns) of every file. Raises TpecError."""
+        stats = [_state(path) for path in self.files]
+        return {"header": self.digest, "size": [s.st_size for s in stats], "mtime_ns": [s.st_mtime_ns for s in stats]}
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Validate the header of a safetensors file, an index of shards whatever its name, or a folder holding one model.
+
+    A shard stands for its whole model. Raises TpecError.
+    """
+    path = Path(path)
+    if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
+        path = model_in(path)
+    shard = shard_name(path.name) if os.path.isfile(path) else None
+    if shard:
+        path = index_beside(path) or path
+    if is_index(path):
+        return _open_index(path)
+    if shard:
+        names = siblings(path, shard)
+        return _open_shards(path.with_name(names[0]), names)
+    tensors, metadata, raw = read_header(path)
+    if not tensors:
+        raise TpecError(f"{path.name} holds no tensors.")
+    return Checkpoint(path, (path,), MappingProxyType(tensors), MappingProxyType(metadata),
+                      hashlib.sha256(raw).hexdigest())
+
+
+def _open_index(path: Path) -> Checkpoint:
+    shards = shard_map(path)
+    names = sorted(set(shards.values()))
+    missing = [name for name in names if not os.path.isfile(path.parent / name)]
+    if missing:
+        raise TpecError(f"{path.name} needs {len(missing)} file(s) that are not beside it: {', '.join(missing[:6])}.")
+    checkpoint = _open_shards(path, names)
+    lost = sorted(shards.keys() - checkpoint.tensors.keys())
+    if lost:
+        raise TpecError(f"{path.name} lists tensor '{lost[0]}' in {shards[lost[0]]}, which does not hold it.")
+    return checkpoint
+
+
+def _open_shards(path: Path, names: Sequence[str]) -> Checkpoint:
+    """The model that the files of these names beside `path` make together."""
+    tensors: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
+    digest = hashlib.sha256()
+    for index, name in enumerate(names):
+        infos, extra, raw = read_header(path.parent / name, index)
+        doubled = sorted(tensors.keys() & infos.keys())
+        if doubled:
+            raise TpecError(f"Tensor '{doubled[0]}' is in two shards of {path.name}: they do not belong together.")
+        tensors |= infos
+        metadata |= extra
+        digest.update(raw)
+    if not tensors:
+        raise TpecError(f"{path.name} holds no tensors.")
+    files = tuple(path.parent / name for name in names)
+    return Checkpoint(path, files, MappingProxyType(tensors), MappingProxyType(metadata), digest.hexdigest())
+
+
+class Reader:
+    """Plain positional reads from a checkpoint's files; no mapping is held, so Windows needs no page file for it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Opens every file of the checkpoint. Raises TpecError when one is gone or cannot be read."""
+        self._checkpoint = checkpoint
+        with contextlib.ExitStack() as stack:
+            self._files = [stack.enter_context(_opened(path)) for path in checkpoint.files]
+            stack.pop_all()
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def read_into(self, info: TensorInfo, buffer: memoryview, offset: int = 0) -> None:
+        """Fill `buffer` with the tensor's bytes from `offset` on."""
+        file = self._files[info.file]
+        file.seek(info.start + offset)
+        view = buffer.cast("B")
+        done = 0
+        while done < len(view):
+            count = file.readinto(view[done:])
+            if not count:
+                raise TpecError(f"{self._checkpoint.files[info.file].name} became shorter while it was read "
+                                f"(tensor '{info.name}').")
+            done += count
+
+    def will_need(self, info: TensorInfo) -> None:
+        """Let the system fetch these bytes meanwhile (Linux; elsewhere nothing happens)."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._files[info.file].fileno(), info.start, info.nbytes, os.POSIX_FADV_WILLNEED)
+
+    def drop_cache(self, info: TensorInfo) -> None:
+        """Tell the system that these bytes will not be read again (Linux; elsewhere nothing happens)."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._files[info.file].fileno(), info.start, info.nbytes, os.POSIX_FADV_DONTNEED)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor in its own dtype on the CPU."""
+        info = self._checkpoint.tensors[name]
+        if info.dtype not in TORCH_DTYPES:
+            raise TpecError(f"Tensor '{name}' has dtype {info.dtype}, which this PyTorch cannot hold.")
+        raw = torch.empty(info.nbytes, dtype=torch.uint8)
+        if info.nbytes:
+            self.read_into(info, memoryview(raw.numpy()))
+        return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
+
+
+def _state(path: Path) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise TpecError(f"{path} cannot be read any more: {error.strerror}.") from None
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise TpecError(f"{path} cannot be read any more: {error.strerror}.") from None

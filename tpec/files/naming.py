@@ -1,0 +1,118 @@
+"""What names say: which files are models, which are shards of one, and what a result is called."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import TpecError
+
+#: How names of safetensors files end, in any case; ComfyUI lists both.
+SUFFIXES = (".safetensors", ".sft")
+#: Endings of other formats: a safetensors file must not be called so, as readers go by the name.
+_OTHER_FORMATS = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".ggml", ".onnx", ".npz", ".npy",
+                            ".h5", ".msgpack", ".zip", ".json", ".engine", ".pb", ".tflite"})
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})((?:\.[^.]+)?(?:\.safetensors|\.sft))", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ShardName:
+    """A name like model-00002-of-00003.safetensors: `number` 2 of `count` 3."""
+
+    stem: str
+    number: int
+    count: int
+    ending: str
+
+    def sibling(self, number: int) -> str:
+        """The name of another shard of the same model."""
+        return f"{self.stem}-{number:05d}-of-{self.count:05d}{self.ending}"
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a file of this name is meant to be safetensors."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def shard_name(name: str) -> ShardName | None:
+    """The parts of a shard's name; None for a whole file, also for the only shard of one."""
+    match = _SHARD.fullmatch(name)
+    if match is None or int(match[3]) < 2:
+        return None
+    return ShardName(match[1], int(match[2]), int(match[3]), match[4])
+
+
+def model_stem(name: str) -> str:
+    """The model's own name: without suffix, a shard's number, or what makes it the name of an index.
+
+    diffusion_pytorch_model.safetensors.index.fp16.json -> diffusion_pytorch_model.fp16
+    """
+    if name.lower().endswith(".json"):
+        first, *parts = name[:-len(".json")].split(".")
+        return ".".join([first, *(part for part in parts if part.lower() not in ("index", "safetensors", "sft"))])
+    shard = shard_name(name)
+    if shard:
+        name = shard.stem + shard.ending
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[:len(name) - len(suffix)]
+
+
+def default_output(source: Path, keep_distillation: bool) -> Path:
+    """`model.safetensors` -> `model_float8_e4m3fn_scaled_learned[_nodistill]_svd.safetensors`, in the same folder.
+
+    The name is that of the published TPEC script.
+    """
+    folder, stem = source.parent, model_stem(source.name)
+    if os.path.isdir(source):
+        folder, stem = source, source.resolve().name
+    distilled = "_nodistill" if keep_distillation else ""
+    return folder / f"{stem}_float8_e4m3fn_scaled_learned{distilled}_svd.safetensors"
+
+
+def is_default_output(name: str) -> bool:
+    """Whether `default_output` gives such names."""
+    return re.search(r"_float8_e4m3fn_scaled_learned(_nodistill)?_svd\.safetensors$", name) is not None
+
+
+def named_output(given: str) -> Path:
+    """The file that a user's name for a result means: it ends in .safetensors or .sft, so that readers know it.
+
+    Raises TpecError for the ending of another format, and for a shard's name.
+    """
+    path = Path(given)
+    if shard_name(path.name):
+        raise TpecError(f"{path} is the name of one shard of several, and the result is one file: choose another name.")
+    if is_model_name(path.name):
+        return path
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise TpecError(f"{path} would be a safetensors file with the name of another format, which no program loads: "
+                        "end the name in .safetensors.")
+    return path.with_name(path.name + SUFFIXES[0])
+
+
+def names_folder(given: str) -> bool:
+    """Whether a user's name for the result means a folder: one that is there, or a name that ends in a slash."""
+    return os.path.isdir(given) or given.endswith(("/", "\\") if os.name == "nt" else "/")
+
+
+def refuse_shared_outputs(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raises TpecError when two of a batch's results have one name, or one has the name of an input."""
+    seen: dict[str, int] = {}
+    for at, output in enumerate(outputs):
+        first = seen.setdefault(_same_file_key(output), at)
+        if first != at:
+            raise TpecError(f"The results of {inputs[first]} and {inputs[at]} would have the same name, and {output} "
+                            "can hold one only: quantize them one by one, with -o.")
+    read = {_same_file_key(source) for source in inputs}
+    for source, output in zip(inputs, outputs, strict=True):
+        if len(inputs) > 1 and _same_file_key(output) in read:
+            raise TpecError(f"The result of {source} would be written as {output}, which is an input itself: "
+                            "quantize it alone, with -o.")
+
+
+def _same_file_key(path: Path) -> str:
+    """Equal for names of one file, also where the system takes capitals for small letters."""
+    real = os.path.realpath(path)
+    return real.casefold() if sys.platform in ("win32", "darwin") else real

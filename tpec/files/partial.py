@@ -1,0 +1,230 @@
+"""The file being written: positional writes, a journal of what is durable, and an atomic end.
+
+`NAME.partial` grows beside the output; `NAME.partial.journal*` list the finished tensors, each line written only after
+the data it speaks of was synced. So a run that was killed can be resumed, and nothing under NAME is ever half a file.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import TpecError
+from .layout import Layout
+from .lock import OutputLock
+from .replace import disk_errors, put_in_place
+
+#: A journal syncs the data after so many bytes or seconds.
+SYNC_BYTES = 256 << 20
+_SYNC_SECONDS = 5.0
+_EAGER_BYTES = 1 << 20
+
+
+def partial_path(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+def output_lock(output: Path) -> OutputLock:
+    """The lock that a run holds while it works on `output`; not yet acquired."""
+    partial = partial_path(output)
+    return OutputLock(partial.with_name(f"{partial.name}.lock"), output)
+
+
+def journal_paths(output: Path) -> list[Path]:
+    partial = partial_path(output)
+    return sorted(partial.parent.glob(_glob_escape(partial.name) + ".journal*")) if partial.parent.is_dir() else []
+
+
+def _glob_escape(name: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def job_digest(layout: Layout, identity: dict[str, object], recipe: dict[str, object]) -> str:
+    """One hash of all that decides the output's bytes: its header, the source's identity, the settings."""
+    text = json.dumps([hashlib.sha256(layout.header).hexdigest(), identity, recipe], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def create(output: Path, layout: Layout) -> None:
+    """Make a fresh spool file of full size with header and constants. Raises TpecError when the disk is too small."""
+    with disk_errors(output):
+        discard(output)
+        free = shutil.disk_usage(output.parent).free
+    if free < layout.nbytes:
+        raise TpecError(f"The disk of {output.parent} has {free / 1e9:.2f} GB free and the result needs "
+                        f"{layout.nbytes / 1e9:.2f} GB: make room or choose another folder.")
+    try:
+        with SpoolFile(output, layout, fresh=True) as spool:
+            spool.allocate()
+            for name, content in layout.constants.items():
+                spool.write(name, content)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            discard(output)
+        raise
+
+
+def discard(output: Path) -> None:
+    """Remove the spool file and its journals, if any."""
+    for path in [*journal_paths(output), partial_path(output)]:
+        path.unlink(missing_ok=True)
+
+
+def finish(output: Path, overwrite: bool = True) -> None:
+    """Make the spool file durable and give it the output's name in one step. Raises TpecError; the file stays then."""
+    with disk_errors(output):
+        put_in_place(partial_path(output), output, overwrite)
+    with contextlib.suppress(OSError):  # the result is there; a journal without its file means nothing
+        for path in journal_paths(output):
+            path.unlink(missing_ok=True)
+
+
+class SpoolFile:
+    """One writer's handle to the spool file; several may write different tensors at once."""
+
+    def __init__(self, output: Path, layout: Layout, fresh: bool = False) -> None:
+        """`fresh` makes the file, which must not be there yet; otherwise it must."""
+        self._output = output
+        self._layout = layout
+        flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if fresh else 0) | getattr(os, "O_BINARY", 0)
+        with disk_errors(output):
+            self._file = os.fdopen(os.open(partial_path(output), flags, 0o644), "r+b", buffering=0)
+
+    def __enter__(self) -> "SpoolFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def allocate(self) -> None:
+        with disk_errors(self._output):
+            self._file.truncate(self._layout.nbytes)
+            self._put(0, self._layout.header)
+
+    def write(self, name: str, data: bytes | memoryview, offset: int = 0) -> None:
+        """Write bytes of tensor `name` from `offset` within it. Raises TpecError for a place outside the tensor."""
+        entry = self._layout.entries[name]
+        if offset < 0 or offset + memoryview(data).nbytes > entry.nbytes:
+            raise TpecError(f"Tensor '{name}' would be written outside its place in {self._output.name}: this is a "
+                            "fault of the program, report it please.")
+        with disk_errors(self._output):
+            self._put(entry.start + offset, data)
+
+    def sync(self) -> None:
+        with disk_errors(self._output):
+            os.fsync(self._file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _put(self, at: int, data: bytes | memoryview) -> None:
+        self._file.seek(at)
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view):
+            done += self._file.write(view[done:])
+        if len(view) >= _EAGER_BYTES and hasattr(os, "posix_fadvise"):
+            # Linux begins to write these pages to the disk at once, so that the next sync finds little left to do.
+            os.posix_fadvise(self._file.fileno(), at, len(view), os.POSIX_FADV_DONTNEED)
+
+
+class Journal:
+    """What one writer has finished. `record` notes a tensor; the line reaches the disk after the tensor's bytes did.
+
+    It goes on in the file that an earlier run left, behind the last whole line: whatever were written after a cut line
+    would be unreadable together with it.
+    """
+
+    def __init__(self, output: Path, digest: str, lane: int, spool: SpoolFile, sync_bytes: int = SYNC_BYTES) -> None:
+        """`sync_bytes` of finished tensors are synced and noted at once."""
+        self._spool = spool
+        self._sync_bytes = sync_bytes
+        self._output = output
+        self._pending: list[str] = []
+        self._bytes = 0
+        self._synced = time.monotonic()
+        path = partial_path(output)
+        with disk_errors(output):
+            path = path.with_name(f"{path.name}.journal{lane}")
+            self._file = open(path, "a", encoding="ascii")
+            self._file.truncate(_whole_lines(path)[1])
+        self._pending.append(json.dumps({"job": digest}))
+
+    def record(self, name: str, nbytes: int, facts: dict[str, object] | None = None) -> None:
+        self._pending.append(json.dumps({"done": name, "facts": facts}))
+        self._bytes += nbytes
+        if self._bytes >= self._sync_bytes or time.monotonic() - self._synced > _SYNC_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sync the data, then the lines that say it is there."""
+        self._spool.sync()
+        with disk_errors(self._output):
+            self._file.write("".join(line + "\n" for line in self._pending))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._pending.clear()
+        self._bytes = 0
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        # Lines that a full disk refused are tried once more here; `flush` has raised for them already.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, object] | None] | None:
+    """Finished tensors and their facts of an earlier run, None when there is none.
+
+    Raises TpecError when what is there belongs to another job.
+    """
+    partial = partial_path(output)
+    journals = journal_paths(output)
+    if not partial.exists() or not journals:
+        return None
+    done: dict[str, dict[str, object] | None] = {}
+    lines = [line for path in journals for line in _whole_lines(path)[0]]
+    if not lines:
+        # Killed before anything was synced: not even the constants can be relied on.
+        return None
+    for line in lines:
+        if "job" in line and line["job"] != digest:
+            raise TpecError(f"{partial.name} cannot be resumed: the source file or a setting changed since it was "
+                            "begun; delete it, or run without --resume to start over.")
+        if "done" in line:
+            done[line["done"]] = line["facts"]
+    with open(partial, "rb") as file:
+        if file.read(len(layout.header)) != layout.header or partial.stat().st_size != layout.nbytes:
+            raise TpecError(f"{partial.name} cannot be resumed: it is not what its journal says; run without --resume "
+                            "to start over.")
+    return done
+
+
+def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The journal's lines up to one that a crash has cut or garbled, and the number of bytes they take."""
+    lines, nbytes = [], 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            fields = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            break
+        if not _is_line(fields):
+            break
+        lines.append(fields)
+        nbytes += len(line)
+    return lines, nbytes
+
+
+def _is_line(fields: object) -> bool:
+    """Whether this is what `Journal` writes: a job, or a finished tensor with its facts."""
+    if not isinstance(fields, dict):
+        return False
+    if "done" in fields:
+        return isinstance(fields["done"], str) and isinstance(fields.get("facts", 0), dict | None)
+    return "job" in fields

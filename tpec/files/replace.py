@@ -1,0 +1,112 @@
+"""Give a finished file its name in one step, so that nothing half-written is ever seen under that name."""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import TpecError
+
+
+class NameTaken(TpecError):
+    """A file of this name exists, and it was not to be replaced."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} exists already: choose another name or allow overwriting.")
+
+
+@contextlib.contextmanager
+def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a name beside `path` for the body to write; afterwards that file is made durable and becomes `path`.
+
+    An error or interrupt removes it. Raises TpecError for what the disk refuses, and NameTaken where `overwrite` is not
+    set and `path` is taken, also by somebody who was faster.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    try:
+        with disk_errors(path):
+            yield part
+            put_in_place(part, path, overwrite)
+    finally:
+        with contextlib.suppress(OSError):  # gone after the replacement; never there for an impossible name
+            part.unlink()
+
+
+def put_in_place(part: Path, path: Path, overwrite: bool) -> None:
+    """Sync `part` and rename it to `path`. Raises OSError, and NameTaken as `replacing` does."""
+    _sync_file(part)
+    if overwrite:
+        os.replace(part, path)
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()  # still there where both were names of one file
+    else:
+        try:
+            _rename_to_free(part, path)
+        except FileExistsError:
+            raise NameTaken(path) from None
+    _sync_folder(path.parent)
+
+
+def _rename_to_free(part: Path, path: Path) -> None:
+    """As os.rename, but a name that is taken is refused by the system itself: nobody can come between."""
+    if os.name == "nt":
+        os.rename(part, path)
+        return
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(part, path)
+    else:
+        os.unlink(part)
+
+
+def _sync_file(path: Path) -> None:
+    # Windows syncs only what is open for writing.
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system can (not on Windows)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def refuse_dead_link(path: Path) -> None:
+    """Raises TpecError when `path` is a link to nothing: whether it or its target is meant cannot be known."""
+    if path.is_symlink() and not path.exists():
+        raise TpecError(f"{path} is a link that points nowhere (to {os.readlink(path)}): remove it, or name the file "
+                        "it should point to.")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses within the body into one sentence about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise TpecError(disk_fault(error, path)) from None
+
+
+def disk_fault(error: OSError, path: Path) -> str:
+    """The sentence for what kept `path` from being written."""
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return (f"The disk of {path.parent} is full: make room or choose another folder; nothing was written as "
+                f"{path.name}.")
+    if error.errno == errno.EFBIG:
+        return (f"The disk of {path.parent} takes no file of the size of {path.name} (FAT32 ends at 4 GB): "
+                "choose a folder on another disk.")
+    return f"{path} cannot be written: {error.strerror or error}."

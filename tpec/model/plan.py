@@ -1,0 +1,211 @@
+"""What happens to every tensor of a checkpoint, decided and explained before the first byte is read."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import TpecError
+from ..files.dtypes import FLOATS, byte_count
+from ..files.header import TensorInfo
+from ..files.source import Source
+from ..settings import Settings
+from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, choose_parts, detect, refuse_incomplete
+from .fate import Agreement, fate
+from .quantized import refuse_quantized
+from .structure import Structure
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One tensor's fate. `local` is its name without the file's prefix, `matmul` that of a layer, '' the settings' own.
+    """
+
+    info: TensorInfo
+    local: str
+    action: str
+    reason: str
+    matmul: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def dtype(self) -> str:
+        return self.info.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.info.shape
+
+    @property
+    def layer(self) -> str:
+        """The Linear's name in the file: the tensor's without '.weight'."""
+        return self.name.removesuffix(".weight")
+
+    @property
+    def local_layer(self) -> str:
+        """The Linear's name in the model, without the file's prefix: the key of calibration data."""
+        return self.local.removesuffix(".weight")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checkpoint, the settings, what was detected and every tensor's fate, in file order.
+
+    `parts` are the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`).
+    `notes` are sentences for the summary. `bought` is the sentence on what
+    `settings.keep_quality` bought, '' until it is spent.
+    """
+
+    checkpoint: Source
+    settings: Settings
+    parts: tuple[Detection, ...]
+    layers: tuple[LayerPlan, ...]
+    notes: tuple[str, ...] = ()
+    bought: str = ""
+
+    @property
+    def family(self) -> Family:
+        return self.parts[0].family
+
+    @property
+    def prefix(self) -> str:
+        return self.parts[0].prefix
+
+    @property
+    def why(self) -> str:
+        return self.parts[0].why
+
+    def of(self, action: str) -> tuple[LayerPlan, ...]:
+        return tuple(layer for layer in self.layers if layer.action == action)
+
+    def part(self, name: str) -> Detection | None:
+        """The part that the tensor or layer `name` of the file belongs to."""
+        return part_at(self.parts, name)
+
+    @property
+    def kind(self) -> str:
+        """ComfyUI's model folder for the result."""
+        if self.prefix and any(not layer.name.startswith(self.prefix) for layer in self.layers if layer.action != DROP):
+            return "checkpoints"
+        return self.family.kind
+
+    @property
+    def output_nbytes(self) -> int:
+        """Bytes of tensor data in the result, scales and markers not counted."""
+        return sum(layer.info.items if layer.action == QUANTIZE else layer.info.nbytes
+                   for layer in self.layers if layer.action != DROP)
+
+    def summary(self) -> str:
+        """A few lines for people: what was detected, what happens, how large the result is."""
+        quantized, kept, dropped = self.of(QUANTIZE), self.of(KEEP), self.of(DROP)
+        before, after = self.checkpoint.nbytes, self.output_nbytes
+        lines = [
+            f"{self.checkpoint.name}: {'; '.join(part.why for part in self.parts)}",
+            f"{len(quantized)} Linear layers become FP8, {len(kept)} tensors stay as they are"
+            + (f", {len(dropped)} are dropped" if dropped else ""),
+            *self.notes,
+            *([self.bought] if self.bought else []),
+            f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({after / before:.2f} x), format {self.settings.format}",
+        ]
+        return "\n".join(lines)
+
+    def table(self) -> str:
+        """One line per tensor: action, dtype, shape, name, reason."""
+        return "\n".join(
+            f"{layer.action:8} {layer.dtype:5} {'x'.join(map(str, layer.shape)) or 'scalar':>14}  {layer.name}  "
+            f"({layer.reason})" for layer in self.layers)
+
+
+def make_plan(checkpoint: Source, settings: Settings, structure: Structure | None = None) -> Plan:
+    """Decide every tensor's fate from header and settings.
+
+    `structure` is what the installed ComfyUI says of the diffusion model: a tensor becomes FP8 only if it and the table
+    agree, and a family that only ComfyUI knows gets a generic rule. Raises TpecError for anything that must not be
+    quantized.
+    """
+    _refuse_unknown_dtypes(checkpoint)
+    found = _detect(checkpoint, settings, structure)
+    if settings.only_part and found.prefix and found.family.kind == "text_encoders":
+        raise TpecError(f"The {found.family.title} of {checkpoint.name} cannot be written alone: ComfyUI would not "
+                        f"find it under '{found.prefix}'. only_part is for the diffusion model.")
+    more, notes = choose_parts(checkpoint.name, checkpoint.tensors, found, settings.part)
+    parts = (found, *more)
+    for part in parts:
+        refuse_quantized(checkpoint, _tensors_of(part, parts, checkpoint.tensors), f"the {part.family.title}")
+        refuse_incomplete(checkpoint.name, part, checkpoint.tensors)
+    # A text encoder inside a full checkpoint is not what ComfyUI was asked about.
+    inside = bool(found.prefix) and found.family.kind == "text_encoders"
+    agreement = Agreement(found.family, None if inside else structure)
+    layers = tuple(_decide(info, parts, settings, agreement) for info in checkpoint.tensors.values())
+    if not any(layer.action == QUANTIZE for layer in layers):
+        raise TpecError(f"In {checkpoint.name} no layer is left to quantize: check the include and exclude patterns.")
+    return Plan(checkpoint, settings, parts, layers, (*agreement.notes(), *notes))
+
+
+def part_at(parts: tuple[Detection, ...], name: str) -> Detection | None:
+    """Of the parts under whose prefix `name` lies, the one with the longest."""
+    under = [part for part in parts if name.startswith(part.prefix)]
+    return max(under, key=lambda part: len(part.prefix), default=None)
+
+
+def _detect(checkpoint: Source, settings: Settings, structure: Structure | None) -> Detection:
+    wanted = settings.family
+    if settings.t5xxl:
+        if wanted not in ("auto", "t5xxl"):
+            raise TpecError(f"--t5xxl and family '{wanted}' contradict each other: give one of them.")
+        wanted = "t5xxl"
+    try:
+        return detect(checkpoint.name, checkpoint.tensors, wanted, settings.include, structure)
+    except TpecError:
+        # A quantized file of an unknown family is better told that it is quantized.
+        refuse_quantized(checkpoint, checkpoint.tensors, "it")
+        raise
+
+
+def _refuse_unknown_dtypes(checkpoint: Source) -> None:
+    for name, info in checkpoint.tensors.items():
+        if byte_count(info.dtype, info.shape) is None:
+            raise TpecError(f"Tensor '{name}' of {checkpoint.name} has dtype {info.dtype}, which is not known here: "
+                            "update this program, or use a bf16 or fp16 file.")
+
+
+def _tensors_of(part: Detection, parts: tuple[Detection, ...],
+                tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    return {name: info for name, info in tensors.items() if part_at(parts, name) is part}
+
+
+def _decide(info: TensorInfo, parts: tuple[Detection, ...], settings: Settings, agreement: Agreement) -> LayerPlan:
+    part = part_at(parts, info.name)
+    if part is None:
+        if settings.only_part:
+            return LayerPlan(info, info.name, DROP, f"only the {parts[0].family.title} is wanted")
+        return LayerPlan(info, info.name, KEEP, f"not part of the {parts[0].family.title}")
+    local = info.name[len(part.prefix):]
+    drop = part.family.dropped(local)
+    if drop is not None:
+        return LayerPlan(info, local, DROP, drop.reason)
+    unfit = _unfit(info, local)
+    if unfit:
+        return LayerPlan(info, local, KEEP, unfit)
+    if settings.exclude and re.search(settings.exclude, info.name):
+        return LayerPlan(info, local, KEEP, "excluded by you")
+    included = bool(settings.include and re.search(settings.include, info.name))
+    if part.family is CUSTOM:
+        return LayerPlan(info, local, *((QUANTIZE, "included by you") if included else (KEEP, "not named by include")))
+    judge = agreement if part is parts[0] else Agreement(part.family, None)
+    return LayerPlan(info, local, *fate(local.removesuffix(".weight"), part.family, settings, included, judge))
+
+
+def _unfit(info: TensorInfo, local: str) -> str:
+    """Why a tensor cannot be a Linear weight, or ''."""
+    if not local.endswith(".weight"):
+        return "bias" if local.endswith(".bias") else "not a Linear weight"
+    if len(info.shape) != 2:
+        return {0: "scalar", 1: "vector"}.get(len(info.shape), "convolution or table")
+    if info.items == 0:
+        return "empty"
+    if info.dtype not in FLOATS:
+        return f"dtype {info.dtype} is not a floating-point weight"
+    return ""

@@ -1,0 +1,126 @@
+"""From statistics of the real inputs to the metric that rounding uses, and to what the file says about each layer."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from ..errors import TpecError
+from ..model.families import QUANTIZE
+from ..model.formats import LayerOptions
+from ..model.plan import LayerPlan, Plan
+from ..rounding.damping import Damping, damped, scaled
+from ..rounding.grid import FP8_MAX
+from ..rounding.metric import DenseMetric
+from ..statistics.calibration import Calibration
+from ..statistics.inputs import InputStats
+from .tasks import Task
+
+#: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
+_CENTRING = 0.95
+_DAMPING = Damping(2.0, 0.003, 0.03)
+#: Fewer distinct tokens per column than this and the mean is not trusted either.
+_FEW = 8.0
+#: The least size of an input, relative to its maximum, that FP8 keeps to a few percent: 448 / 2^-6.
+_FP8_RANGE = 28672.0
+
+
+def centred(stats: InputStats, has_bias: bool) -> bool:
+    """Whether the mean is taken out of the metric and put into the bias instead."""
+    return has_bias and stats.tokens >= _FEW * stats.width
+
+
+def calibrated_metric(stats: InputStats, has_bias: bool, device: torch.device) -> DenseMetric:
+    """Damped E[x x^T], less the mean's part where the bias takes care of it; columns by falling energy."""
+    moment = stats.second_moment(device)
+    if centred(stats, has_bias):
+        mean = stats.mean.to(device)
+        moment.addr_(mean, mean, alpha=-_CENTRING)
+    scaled(moment, stats.width)
+    order = moment.diagonal().argsort(descending=True, stable=True)
+    return damped(moment, _DAMPING.share(stats.width, stats.tokens), lambda matrix: DenseMetric(matrix, order))
+
+
+def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
+    """Names (in the file) of the layers it covers. Raises TpecError when it is of another model."""
+    layers, covered = _own_layers(plan), []
+    for layer in layers:
+        stats = calibration.stats(layer.local_layer)
+        if stats is None:
+            continue
+        covered.append(layer)
+        if stats.width != layer.shape[1]:
+            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' reads {stats.width} "
+                            f"values, that of {plan.checkpoint.name} {layer.shape[1]}.")
+        outputs = calibration.outputs.get(layer.local_layer)
+        if outputs is not None and outputs.rows != layer.shape[0]:
+            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' has {outputs.rows} "
+                            f"outputs, that of {plan.checkpoint.name} {layer.shape[0]}.")
+    foreign = [name for name in calibration.layers if f"{plan.prefix}{name}.weight" not in plan.checkpoint.tensors]
+    if covered and foreign:
+        raise TpecError(f"The calibration is of another model: {plan.checkpoint.name} has no layer '{foreign[0]}'.")
+    if not covered:
+        raise TpecError(f"The calibration is of another model: it knows none of the {len(layers)} layers of "
+                        f"{plan.checkpoint.name}.")
+    _check_shapes(plan, calibration.shapes)
+    return tuple(layer.layer for layer in covered)
+
+
+def _own_layers(plan: Plan) -> tuple[LayerPlan, ...]:
+    """The layers of the plan's main model; text encoders quantized beside it see other inputs."""
+    return tuple(layer for layer in plan.of(QUANTIZE) if plan.part(layer.name) is plan.parts[0])
+
+
+def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Hold the plan's layers against those of the model that was calibrated, as far as the calibration tells them.
+
+    A layer that merely saw no input is no fault, one that the model did not have is: smaller relatives of a model have
+    part of its layers under the same names.
+    """
+    include = plan.settings.include
+    for layer in _own_layers(plan) if shapes else ():
+        shape = shapes.get(layer.local_layer)
+        if shape is None and not (include and re.search(include, layer.name)):
+            raise TpecError(f"The calibration is of another model: that one had no layer '{layer.local_layer}', "
+                            f"{plan.checkpoint.name} has.")
+        if shape is not None and shape != layer.shape:
+            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' is "
+                            f"{' x '.join(map(str, shape))}, that of {plan.checkpoint.name} "
+                            f"{' x '.join(map(str, layer.shape))}.")
+
+
+def calibration_record(tasks: Iterable[Task], calibration: Calibration | None) -> dict[str, float | None]:
+    """The calibrated layers among `tasks`, for the file's header: |E[x]| where the bias makes up for it, else None."""
+    record: dict[str, float | None] = {}
+    if calibration is None:
+        return record
+    for task in tasks:
+        stats = calibration.stats(task.layer.local_layer) if task.quantize else None
+        if stats is not None:
+            corrects = centred(stats, task.bias is not None)
+            # Few digits, so that the header does not depend on the order of summation.
+            record[task.layer.layer] = float(f"{stats.mean.double().norm().item():.4g}") if corrects else None
+    return record
+
+
+def layer_options(plan: Plan, calibration: Calibration | None) -> Mapping[str, LayerOptions]:
+    """Matmul and input scale per layer, where they are not the settings' own.
+
+    With `fp8` matmul, inputs of too wide a range keep full precision.
+    """
+    options = {}
+    for layer in plan.of(QUANTIZE):
+        matmul = layer.matmul or plan.settings.matmul
+        stats = calibration.stats(layer.local_layer) if calibration and matmul == "fp8" else None
+        if stats is not None:
+            options[layer.layer] = _fp8_options(stats)
+        elif matmul != plan.settings.matmul:
+            options[layer.layer] = LayerOptions(full_precision=matmul == "full_precision")
+    return options
+
+
+def _fp8_options(stats: InputStats) -> LayerOptions:
+    typical = stats.energies().mean().sqrt().item()
+    if stats.absmax <= 0 or stats.absmax > _FP8_RANGE / 8 * typical:
+        return LayerOptions(full_precision=True)
+    return LayerOptions(input_scale=stats.absmax / FP8_MAX, full_precision=False)

@@ -1,0 +1,163 @@
+"""What rounding each layer is expected to cost the model's result, measured in one reading of the weights.
+
+A layer is rounded to nearest on evenly spread rows. Its error relative to the layer's output is measured on what is
+known: the weights alone, the real inputs, and the gradients at its output. To compare layers of different kinds it is
+weighed by the part that the layer plays (roles.py) and by how many of the tokens pass through it.
+"""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import is_out_of_memory
+from ..files.checkpoint import Reader
+from ..model.families import QUANTIZE
+from ..model.plan import LayerPlan, Plan
+from ..model.roles import density, modulates, of_text
+from ..rounding.grid import round_to_grid
+from ..rounding.layer import check_finite
+from ..rounding.scale import absmax_scale
+from ..statistics.calibration import Calibration
+from ..statistics.gradients import GradientStats
+from ..statistics.inputs import InputStats
+from .progress import Meter, OnProgress
+
+#: Rows that are rounded, of a layer of many; their errors vary little.
+_ROWS = 256
+_CPU = torch.device("cpu")
+#: Rounding that knows the inputs gains most where they have few directions: powers of their spread (1: all directions
+#: alike), with inputs alone and with gradients as well.
+_SPREAD_POWER = 0.25
+_FELT_SPREAD_POWER = 0.5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One layer. Errors are squared and relative: of the weight, and of the output on the calibration's inputs.
+
+    spread is the share of directions that the inputs fill (participation ratio of their covariance), tokens how many
+    inputs there were, felt what the result feels of the error by the gradients, in the calibration's own units.
+    """
+
+    weight_error: float
+    output_error: float | None = None
+    spread: float = 1.0
+    tokens: int = 0
+    felt: float | None = None
+
+
+def measure(plan: Plan, calibration: Calibration | None, device: torch.device,
+            progress: OnProgress | None = None) -> dict[str, Measured]:
+    """Every layer that `plan` quantizes, by its name in the file; holds one weight and one moment [in, in] at a time.
+
+    `progress` may raise to stop. Raises TpecError for weights that are not finite or cannot be read.
+    """
+    layers = plan.of(QUANTIZE)
+    meter = Meter(sum(layer.info.nbytes for layer in layers) or 1.0, len(layers), 0.0, 0, progress)
+    probe = _Probe(plan, calibration, device)
+    found = {}
+    with Reader(plan.checkpoint) as reader, torch.inference_mode():
+        for at, layer in enumerate(layers):
+            if at + 1 < len(layers):
+                reader.will_need(layers[at + 1].info)
+            meter.begin(layer.layer)
+            found[layer.layer] = probe.measure(layer, reader.tensor(layer.name))
+            meter.advance(layer.info.nbytes, True, "measured")
+    return found
+
+
+class _Probe:
+    """Measures layer by layer and keeps the inputs' covariance, which neighbours share."""
+
+    def __init__(self, plan: Plan, calibration: Calibration | None, device: torch.device) -> None:
+        self._plan, self._calibration, self._device = plan, calibration, device
+        self._kept: tuple[object, torch.Tensor] | None = None
+
+    def measure(self, layer: LayerPlan, weight: torch.Tensor) -> Measured:
+        stats, gradients = self._known(layer)
+        try:
+            return self._measure(layer, weight.to(self._device), stats, gradients)
+        except RuntimeError as error:
+            if self._device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        self._kept = None
+        return self._measure(layer, weight, stats, gradients)
+
+    def _known(self, layer: LayerPlan) -> tuple[InputStats | None, GradientStats | None]:
+        """What the calibration says of a layer of the main model."""
+        if self._calibration is None or self._plan.part(layer.name) is not self._plan.parts[0]:
+            return None, None
+        return self._calibration.stats(layer.local_layer), self._calibration.outputs.get(layer.local_layer)
+
+    def _measure(self, layer: LayerPlan, weight: torch.Tensor, stats: InputStats | None,
+                 gradients: GradientStats | None) -> Measured:
+        scale = absmax_scale(check_finite(layer.name, weight))
+        count = min(len(weight), _ROWS)
+        rows = torch.arange(count, device=weight.device) * len(weight) // count
+        sample = weight[rows].float() / scale
+        errors = round_to_grid(sample) - sample
+        plain = _ratio(errors.square().sum(), sample.square().sum())
+        if stats is None:
+            return Measured(plain)
+        covariance = self._covariance(layer, stats, weight.device)
+        wrong = ((errors @ covariance) * errors).sum(1).clamp(min=0)
+        right = ((sample @ covariance) * sample).sum(1).clamp(min=0)
+        felt = None
+        if gradients is not None:
+            strength = gradients.second_moment(weight.device).diagonal(dim1=-2, dim2=-1).reshape(-1)[rows]
+            felt = ((strength * wrong).sum() * scale.square()).item() * len(weight) / count * gradients.tokens
+        spread = _ratio(covariance.trace().square(), covariance.square().sum()) / len(covariance)
+        return Measured(plain, _ratio(wrong.sum(), right.sum()), spread, stats.tokens, felt)
+
+    def _covariance(self, layer: LayerPlan, stats: InputStats, device: torch.device) -> torch.Tensor:
+        """Of the inputs, in units of their mean square; without their mean where a bias makes up for its error."""
+        biased = f"{layer.layer}.bias" in self._plan.checkpoint.tensors
+        key = (self._calibration.layers[layer.local_layer], biased, device)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None
+            moment = stats.second_moment(device)
+            unit = moment.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+            if biased:
+                mean = stats.mean.to(device)
+                moment.addr_(mean, mean, alpha=-1)
+            self._kept = key, moment.div_(unit)
+        return self._kept[1]
+
+
+def _ratio(part: torch.Tensor, whole: torch.Tensor) -> float:
+    return (part / whole.clamp(min=torch.finfo(torch.float32).tiny)).item()
+
+
+def expected(plan: Plan, found: Mapping[str, Measured]) -> dict[str, float]:
+    """The squared error of the model's result that each layer is expected to cause, in units of their sum."""
+    layers = {layer.layer: layer for layer in plan.of(QUANTIZE) if layer.layer in found}
+    most = max((one.tokens for one in found.values()), default=0)
+    by_weight, by_input, by_gradient = {}, {}, {}
+    for name, layer in layers.items():
+        one, part = found[name], _part(plan, layer)
+        by_weight[name] = layer.info.items * part * of_text(layer.local_layer) * one.weight_error
+        if one.output_error is None:
+            continue
+        share = 1.0 if modulates(layer.local_layer) else one.tokens / most
+        cost = layer.info.items * part * share * one.output_error
+        known = plan.settings.method == "tpec"
+        by_input[name] = cost * one.spread ** (_SPREAD_POWER if known else 0.0)
+        if one.felt is not None:
+            by_gradient[name] = (cost * one.felt) ** 0.5 * one.spread ** (_FELT_SPREAD_POWER if known else 0.0)
+    costs = _completed(by_gradient, _completed(by_input, by_weight))
+    total = sum(costs.values()) or 1.0
+    return {name: cost / total for name, cost in costs.items()}
+
+
+def _part(plan: Plan, layer: LayerPlan) -> float:
+    part = plan.part(layer.name)
+    return density(layer.local_layer) if part is None or part.family.kind == "diffusion_models" else 1.0
+
+
+def _completed(better: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
+    """`better` where it knows a layer, else `others` in the same units."""
+    ratios = [better[name] / others[name] for name in better if others[name] > 0]
+    unit = statistics.median(ratios) if ratios else 1.0
+    return {name: better.get(name, unit * cost) for name, cost in others.items()}

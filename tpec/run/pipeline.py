@@ -1,0 +1,280 @@
+"""Quantize a checkpoint file to file: what is known is checked first, then lanes stream it, then it gets its name."""
+
+import logging
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..device import fast_products, load_libraries
+from ..errors import TpecError, is_out_of_memory
+from ..files import partial as spool
+from ..files.layout import Layout
+from ..files.lock import OutputLock
+from ..files.replace import disk_errors, refuse_dead_link
+from ..model.families import DROP, QUANTIZE
+from ..model.finite import nonfinite_note
+from ..model.formats import make_layout
+from ..model.plan import Plan
+from ..statistics.calibration import Calibration
+from .compute import Compute, memory_note
+from .fit import calibration_record, check_calibration, layer_options
+from .halt import Halt
+from .lane import Facts, Lane, Stages
+from .memory import compute_threads
+from .processes import World
+from .progress import Meter, OnProgress
+from .quality import Quality, find_quality, with_quality
+from .report import LayerReport, Report
+from .tasks import Task, make_tasks, split
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that passed every check: what to write where, and which tasks an earlier run has finished."""
+
+    plan: Plan
+    output: Path
+    layout: Layout
+    digest: str
+    calibration: Calibration | None
+    tasks: tuple[Task, ...]
+    finished: Facts
+    sync_bytes: int = spool.SYNC_BYTES
+
+
+def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.device] = ("cpu",),
+             calibration: Calibration | None = None, progress: OnProgress | None = None, overwrite: bool = False,
+             resume: bool = False, world: World | None = None, sync_bytes: int = spool.SYNC_BYTES) -> Report:
+    """Carry out `plan` into `output` and return what was done.
+
+    `progress` is called often, also within layers, from any lane's thread; an exception it raises stops the run. Unless
+    `resume` is set an error or interrupt removes everything; with it the partial file and its journal stay for the next
+    run, which loses at most the `sync_bytes` written last. Of several processes all fail when one does, with the same
+    sentence. Raises TpecError, also when another run writes `output`.
+    """
+    begun = time.monotonic()
+    output, world = Path(output), world or World()
+    found = [torch.device(device) for device in devices]
+    world.agree(partial(check_output, plan, output, overwrite))
+    plan = settle(plan, calibration, found[0], progress, world)
+    job = world.agree(partial(_checked, plan, output, calibration, overwrite))
+    with spool.output_lock(output) as lock:
+        world.agree(lock.acquire if world.rank == 0 else _nothing)
+        try:
+            # From here on without `resume` a working file of that name is this run's own.
+            begin = partial(_begin, job, overwrite, resume, lock)
+            done = world.share(world.agree(begin if world.rank == 0 else _nothing))
+            job = replace(job, finished=done, sync_bytes=sync_bytes)
+            cards = Counter(card for cards in world.gather([_card(device) for device in found]) for card in cards)
+            parts = world.gather(world.agree(partial(_run, job, found, progress, world, cards)))
+            world.agree(partial(_publish, output, overwrite, lock) if world.rank == 0 else _nothing)
+        except BaseException:
+            if lock.held and not resume and lock.unchanged():
+                with suppress(OSError):
+                    spool.discard(output)
+            raise
+    return _report(job, parts, found, world, time.monotonic() - begun)
+
+
+def settle(plan: Plan, calibration: Calibration | None, device: torch.device, progress: OnProgress | None = None,
+           world: World | None = None) -> Plan:
+    """`plan` with `keep_quality` spent, which takes one reading of the weights; itself where there is nothing to spend.
+
+    One process measures for all, so that they agree. Raises TpecError.
+    """
+    if plan.bought or plan.settings.keep_quality == 0:
+        return plan
+    world = world or World()
+
+    def find() -> Quality:
+        if calibration is not None:
+            check_calibration(plan, calibration)
+        return find_quality(plan, calibration, device, progress)
+
+    return with_quality(plan, world.share(world.agree(find if world.rank == 0 else _nothing)))
+
+
+def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
+    """Raises TpecError when `output` cannot or must not be written."""
+    with disk_errors(output):
+        if not output.parent.is_dir():
+            raise TpecError(f"The folder {output.parent} does not exist: create it or choose another.")
+        if output.is_dir():
+            raise TpecError(f"{output} is a folder: name a file.")
+        refuse_dead_link(output)
+        # The working file replaces whatever has its name, so that must not be the input either.
+        for target in (output, spool.partial_path(output)):
+            if target.exists() and any(path.exists() and path.samefile(target) for path in plan.checkpoint.files):
+                raise TpecError(f"{target.name} is the input itself: choose another name for the output.")
+        _refuse_existing(output, overwrite)
+
+
+def _refuse_existing(output: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise TpecError(f"{output} exists already: choose another name or allow overwriting (--overwrite).")
+
+
+def _publish(output: Path, overwrite: bool, lock: OutputLock) -> None:
+    _refuse_existing(output, overwrite)
+    lock.confirm()
+    spool.finish(output, overwrite)
+
+
+def _nothing() -> None:
+    """What the other ranks do meanwhile."""
+
+
+def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrite: bool) -> Job:
+    check_output(plan, output, overwrite)
+    scaled_inputs = plan.settings.matmul == "fp8" or any(layer.matmul == "fp8" for layer in plan.layers)
+    if plan.settings.method == "nearest" and not scaled_inputs:
+        calibration = None
+    covered = check_calibration(plan, calibration) if calibration else ()
+    # Rounding to nearest has no use for statistics; the input scales of fp8 matmul come from them all the same.
+    steering = calibration if plan.settings.method == "tpec" else None
+    coupled = frozenset(layer.layer for layer in plan.of(QUANTIZE)
+                        if steering and layer.local_layer in steering.outputs)
+    tasks = make_tasks(plan, frozenset(covered if steering else ()), coupled)
+    layout = make_layout(plan, layer_options(plan, calibration), calibration_record(tasks, steering))
+    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if covered else ""}
+    digest = spool.job_digest(layout, plan.checkpoint.identity(), recipe)
+    return Job(plan, output, layout, digest, steering, tasks, {})
+
+
+def _begin(job: Job, overwrite: bool, resume: bool, lock: OutputLock) -> Facts:
+    """Make the working file, or find what an earlier run has finished of it."""
+    _refuse_existing(job.output, overwrite)  # another run may have ended just before
+    finished = spool.finished(job.output, job.layout, job.digest) if resume else None
+    if finished is None:
+        spool.create(job.output, job.layout)
+    with disk_errors(job.output):
+        lock.watch(spool.partial_path(job.output))
+    return finished or {}
+
+
+def _group(job: Job, task: Task) -> object:
+    """Tasks that share a metric belong together."""
+    if job.calibration is None or not task.quantize:
+        return task.layer.name
+    name = job.calibration.layers.get(task.layer.local_layer)
+    return ("group", name) if name is not None else task.layer.name
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What one process's lanes did: what is known of tensors by name, stage times summed over lanes, notes."""
+
+    facts: Facts
+    stages: Stages
+    notes: list[str]
+
+
+def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, world: World,
+         cards: Counter[str]) -> _Done:
+    """Run this process's lanes; `cards` says how many lanes of all processes work on each card."""
+    open_tasks = [task for task in job.tasks if task.layer.name not in job.finished]
+    shares = split(open_tasks, [_group(job, task) for task in open_tasks], world.size * len(devices))
+    mine = shares[world.rank * len(devices): (world.rank + 1) * len(devices)]
+    halt, facts = Halt(), Facts()
+    meter = _meter(job, mine, progress, halt, world)
+    computes = [_computes(job, device, meter, cards[_card(device)]) for device in devices]
+    with ExitStack() as stack:
+        lanes = [_open_lane(job, world.rank * len(devices) + at, tasks, several, stack, halt,
+                            partial(_finished, meter, facts))
+                 for at, (tasks, several) in enumerate(zip(mine, computes, strict=True))]
+        _run_lanes(lanes, halt, world)
+    stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
+    return _Done(facts, stages, [note for several in computes for one in several for note in one.notes])
+
+
+def _meter(job: Job, mine: Sequence[Sequence[Task]], progress: OnProgress | None, halt: Halt, world: World) -> Meter:
+    """Of the whole run; of several processes, which see each other's work at its end only, of this one's share."""
+    done: list[Task] = []
+    tasks: Sequence[Task] = [task for share in mine for task in share]
+    if world.size == 1:
+        tasks, done = job.tasks, [task for task in job.tasks if task.layer.name in job.finished]
+    return Meter(sum(task.cost for task in tasks) or 1.0, sum(task.quantize for task in tasks),
+                 sum(task.cost for task in done), sum(task.quantize for task in done), progress, halt)
+
+
+def _card(device: torch.device) -> str:
+    """One name for one card, as far as that can be told, in every process of this machine."""
+    return " ".join((platform.node(), os.environ.get("CUDA_VISIBLE_DEVICES", ""), str(device)))
+
+
+def _computes(job: Job, device: torch.device, meter: Meter, lanes: int) -> list[Compute]:
+    """For each of a lane's threads; on the CPU where the device has not even room to begin."""
+    try:
+        threads = compute_threads(job.plan, device, job.calibration, lanes)
+        return [Compute(job.plan, job.calibration, job.layout, device, meter) for _ in range(threads)]
+    except RuntimeError as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    one = Compute(job.plan, job.calibration, job.layout, torch.device("cpu"), meter)
+    one.notes.append(memory_note(device))
+    return [one]
+
+
+def _open_lane(job: Job, number: int, tasks: Sequence[Task], computes: Sequence[Compute], stack: ExitStack, halt: Halt,
+               finished: Callable[[Task, Facts], None]) -> Lane:
+    """Lane `number` of the run; `stack` closes what it holds open."""
+    reader = stack.enter_context(closing(job.plan.checkpoint.reader()))
+    writer = stack.enter_context(closing(spool.SpoolFile(job.output, job.layout)))
+    journal = stack.enter_context(closing(spool.Journal(job.output, job.digest, number, writer, job.sync_bytes)))
+    return Lane(computes[0].device, tasks, reader, writer, journal, [one.run for one in computes], finished, halt,
+                job.plan.settings.keep_nonfinite)
+
+
+def _run_lanes(lanes: Sequence[Lane], halt: Halt, world: World) -> None:
+    """Raises what fails first, in a lane here or in another process."""
+    devices = [lane.device for lane in lanes]
+    load_libraries(devices)
+    with fast_products(devices), world.watching(halt):
+        halt.run(*(lane.run for lane in lanes))
+    halt.raise_first()
+
+
+def _finished(meter: Meter, facts: Facts, task: Task, known: Facts) -> None:
+    facts.update((name, fact) for name, fact in known.items() if fact)
+    fact = known[task.layer.name]
+    message = f"error {fact['relative_error']:.4f}" if task.quantize else ""
+    meter.advance(task.cost, task.quantize, message)
+
+
+def _uncovered(job: Job) -> list[str]:
+    """A note on layers that a calibration says nothing about."""
+    if job.calibration is None:
+        return []
+    names = [layer.layer for layer in job.plan.of(QUANTIZE) if job.calibration.stats(layer.local_layer) is None]
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return [f"{len(names)} layers have no statistics in the calibration and were rounded without: {shown}"]
+
+
+def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: World, seconds: float) -> Report:
+    facts = {name: fact for name, fact in job.finished.items() if fact}
+    for part in parts:
+        facts |= part.facts
+    plan = job.plan
+    layers = tuple(LayerReport(**{**facts[layer.name], "shape": layer.shape}) for layer in plan.of(QUANTIZE))
+    stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
+    nonfinite = [layer.name for layer in plan.layers if facts.get(layer.name, {}).get("nonfinite")]
+    notes = tuple(dict.fromkeys([*filter(None, [plan.bought]), *plan.checkpoint.notes, *job.layout.notes,
+                                 *_uncovered(job), *nonfinite_note(nonfinite),
+                                 *(note for part in parts for note in part.notes)]))
+    where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
+    kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.layers)
+    return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),
+                  layers, kept, len(plan.of(DROP)), plan.checkpoint.nbytes, job.layout.nbytes, seconds, where,
+                  stages, notes)

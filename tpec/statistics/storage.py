@@ -1,0 +1,129 @@
+"""Calibration statistics as one safetensors file: tensors "GROUP.gram" (upper triangle), ".mean" and so on,
+and "LAYER.output_gram" where gradients were collected."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import TpecError
+from ..files.checkpoint import open_checkpoint
+from ..files.plain import write_stream
+from ..files.replace import NameTaken, disk_errors, refuse_dead_link, replacing
+from .calibration import VERSION, Calibration, hash_layers
+from .gradients import GradientStats
+from .inputs import InputStats
+from .stored import StoredFile, folded, stored_gradients, stored_inputs, triangle
+
+_KIND = "tpec_calibration"
+
+#: Told before each part of a file is made: how many are written, and of how many.
+OnPart = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tensors of the file that are made together: their shapes by name, and what makes them in that order."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    make: Callable[[], Iterator[torch.Tensor]]
+
+
+def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool = False,
+                     on_part: OnPart = lambda done, count: None) -> Path:
+    """Write atomically; of symmetric matrices only one triangle. Raises TpecError when `path` is taken.
+
+    What is computed on access is computed part by part. An exception from `on_part` leaves nothing behind.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        refuse_dead_link(path)
+        if path.exists() and not overwrite:
+            raise NameTaken(path)
+    facts = {name: {"absmax": stats.absmax, "tokens": stats.tokens} for name, stats in calibration.groups.items()}
+    metadata = {"kind": _KIND, "version": VERSION, "layers_hash": calibration.layers_hash,
+                "source": calibration.source, "runs": str(calibration.runs), "facts": json.dumps(facts),
+                "layers": json.dumps(dict(calibration.layers)), "shapes": json.dumps(dict(calibration.shapes))}
+    if calibration.outputs:
+        metadata["outputs"] = json.dumps({name: {"rows": stats.rows, "tokens": stats.tokens}
+                                          for name, stats in calibration.outputs.items()})
+    with replacing(path, overwrite) as part:
+        _write(part, list(_groups(calibration)), metadata, on_part)
+    return path
+
+
+def open_calibration(path: Path | str) -> Calibration:
+    """A calibration whose large parts are read from the file when they are needed; the file stays open meanwhile.
+
+    Raises TpecError for anything else; what is wrong within a large part is said when it is read.
+    """
+    checkpoint = open_checkpoint(path)
+    meta = checkpoint.metadata
+    if meta.get("kind") != _KIND:
+        raise TpecError(f"{checkpoint.name} is not a calibration file: choose one written by Save TPEC Calibration.")
+    if meta.get("version") != VERSION:
+        raise TpecError(f"{checkpoint.name} is of calibration version {meta.get('version')}, this program reads "
+                        f"{VERSION}: collect it anew or update.")
+    file = StoredFile(checkpoint)
+    try:
+        facts, layers = _table(meta["facts"]), _table(meta["layers"])
+        if not layers or not set(layers.values()) <= facts.keys():
+            raise ValueError("its layers name no statistics")
+        groups = {name: stored_inputs(file, name, float(fact["absmax"]), int(fact["tokens"]))
+                  for name, fact in facts.items()}
+        outputs = {name: stored_gradients(file, name, int(fact["rows"]), int(fact["tokens"]))
+                   for name, fact in _table(meta.get("outputs", "{}")).items()}
+        return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs,
+                           _shapes(meta.get("shapes", "{}"), meta["layers_hash"]), checkpoint.identity())
+    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        raise file.damaged(error) from None
+
+
+def _groups(calibration: Calibration) -> Iterator[_Group]:
+    for name, stats in calibration.groups.items():
+        shapes = {f"{name}.{part}": (triangle(stats.width),) if part == "gram" else shape
+                  for part, shape in stats.form.items()}
+        yield _Group(shapes, partial(_input_parts, stats))
+    for name, stats in calibration.outputs.items():
+        size = -(-stats.rows // stats.runs)
+        yield _Group({f"{name}.output_gram": (stats.runs, triangle(size))}, partial(_output_parts, stats))
+
+
+def _input_parts(stats: InputStats) -> Iterator[torch.Tensor]:
+    for name, part in stats.parts().items():
+        yield folded(part) if name == "gram" else part
+
+
+def _output_parts(stats: GradientStats) -> Iterator[torch.Tensor]:
+    yield folded(stats.second_moment())
+
+
+def _write(path: Path, groups: list[_Group], metadata: dict[str, str], on_part: OnPart) -> None:
+    """A file of float32 tensors, made group by group: all of them at once is much memory."""
+    shapes = {name: ("F32", shape) for group in groups for name, shape in group.shapes.items()}
+    write_stream(path, shapes, _made(groups, on_part), metadata)
+
+
+def _made(groups: list[_Group], on_part: OnPart) -> Iterator[torch.Tensor]:
+    for at, group in enumerate(groups):
+        on_part(at, len(groups))
+        yield from group.make()
+
+
+def _table(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("a table is missing")
+    return value
+
+
+def _shapes(text: str, expected: str) -> dict[str, tuple[int, ...]]:
+    """The model's layers; none in files of earlier versions."""
+    shapes = {name: tuple(shape) for name, shape in _table(text).items()}
+    if shapes and hash_layers(shapes) != expected:
+        raise ValueError("its list of layers is not what it was")
+    return shapes

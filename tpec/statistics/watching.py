@@ -1,0 +1,173 @@
+"""Watch a model's Linear layers while someone else runs it."""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..errors import TpecError
+from .calibration import Calibration, hash_layers
+from .gradients import output_bytes
+from .inputs import InputStats
+from .sums import Accumulator, accumulator_bytes, make_accumulator
+from .workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+#: Inputs remembered to recognise layers that read the same tensor.
+_REMEMBERED = 3
+#: Values compared to see that a remembered input was not written to.
+_SAMPLED = 256
+
+
+@dataclass(frozen=True)
+class CollectionPlan:
+    """Which layers each pass over the data watches, where the sums live, and what that takes in bytes per pass."""
+
+    passes: tuple[tuple[str, ...], ...]
+    device: torch.device
+    nbytes: int
+
+    def text(self) -> str:
+        """One line for people."""
+        where = "memory" if self.device.type == "cpu" else f"VRAM ({self.device})"
+        times = f", in {len(self.passes)} passes" if len(self.passes) > 1 else ""
+        layers = sum(map(len, self.passes))
+        return f"statistics of {layers} layers take up to {self.nbytes / 1e9:.2f} GB of {where}{times}"
+
+
+def plan_collection(widths: Mapping[str, int], device: torch.device, device_bytes: int,
+                    host_bytes: int, rows: Mapping[str, int] | None = None) -> CollectionPlan:
+    """Keep the sums on `device` if they fit in `device_bytes`, else on the host, in passes of at most `host_bytes`.
+
+    `widths` maps layer names to input widths, `rows` to numbers of outputs where their gradients are collected, too;
+    sharing of inputs is not known yet and would only save memory.
+    """
+    needs = {name: accumulator_bytes(width) for name, width in widths.items()}
+    for name, count in (rows or {}).items():
+        needs[name] += output_bytes(count)
+    total = sum(needs.values())
+    if total <= device_bytes or device.type == "cpu" and total <= host_bytes:
+        return CollectionPlan((tuple(widths),), device, total)
+    passes: list[list[str]] = [[]]
+    used = peak = 0
+    for name, need in needs.items():
+        if passes[-1] and used + need > host_bytes:
+            passes.append([])
+            used = 0
+        passes[-1].append(name)
+        used += need
+        peak = max(peak, used)
+    return CollectionPlan(tuple(map(tuple, passes)), torch.device("cpu"), peak)
+
+
+class _Seen:
+    """An input that a group was fed with; a tensor written to since is another input, although the object is the same.
+
+    In inference mode tensors count no versions, so a sample of the values is compared.
+    """
+
+    def __init__(self, tensor: torch.Tensor, group: str) -> None:
+        self.tensor, self.group = tensor, group
+        self._version = None if tensor.is_inference() else tensor._version
+        self._sample = tensor.new_empty(0) if self._version is not None else self._values()
+
+    def _values(self) -> torch.Tensor:
+        return self.tensor.flatten()[:: max(1, self.tensor.numel() // _SAMPLED)].clone()
+
+    def unchanged(self) -> bool:
+        if self._version is not None:
+            return self.tensor._version == self._version
+        return torch.equal(self._values(), self._sample)
+
+
+class Collector:
+    """Context manager: hooks the given modules, adds up their inputs, and removes the hooks whatever happens.
+
+    `modules` maps layer names (as in the checkpoint, without its prefix) to modules whose first argument is the input
+    [..., n]. The modules compute what they always do.
+    """
+
+    def __init__(self, modules: Mapping[str, torch.nn.Module], device: torch.device | None = None) -> None:
+        self._modules = dict(modules)
+        self._device = device
+        self._sums: dict[str, Accumulator] = {}
+        self._workspace = Workspace()
+        self._group: dict[str, str] = {}
+        self._recent: list[_Seen] = []
+        self._hooks = ExitStack()
+        self._paused = False
+
+    def __enter__(self) -> "Collector":
+        for name, module in self._modules.items():
+            self._hooks.enter_context(module.register_forward_pre_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
+        self._recent.clear()
+
+    def _hook(self, name: str):  # noqa: ANN202 - a hook
+        def hook(module: torch.nn.Module, arguments: Sequence[object]) -> None:
+            if self._paused:
+                return
+            if arguments and isinstance(arguments[0], torch.Tensor) and arguments[0].numel():
+                self._see(name, arguments[0].detach(), arguments[0])
+
+        return hook
+
+    def _see(self, name: str, rows: torch.Tensor, given: torch.Tensor) -> None:
+        same = next((seen.group for seen in self._recent if seen.tensor is given and seen.unchanged()), None)
+        leader = self._group.setdefault(name, same or name)
+        if same == leader and leader != name:
+            return
+        if leader != name:
+            # Shared until now, not any more: from here on it counts for itself.
+            log.warning("layer %s no longer reads the same input as %s", name, leader)
+            leader = self._group[name] = name
+        self._recent = [_Seen(given, leader), *self._recent[: _REMEMBERED - 1]]
+        if leader not in self._sums:
+            self._sums[leader] = make_accumulator(rows.shape[-1], self._device or rows.device, self._workspace)
+        self._sums[leader].add(rows.reshape(-1, rows.shape[-1]))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Runs within do not count."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def finish(self, shapes: Mapping[str, tuple[int, ...]], source: str = "", runs: int = 1) -> Calibration:
+        """The statistics so far; `shapes` are all of the model's Linear weights [out, in], hooked or not.
+
+        The sums become the statistics on access, one by one: in memory both would take twice as much.
+        Raises TpecError when nothing was seen, or values that are not finite.
+        """
+        if not self._sums:
+            raise TpecError("No layer was run while calibrating: the model's layers do not match the checkpoint's.")
+        sums, self._sums = self._sums, {}
+        groups = {name: total.finish() for name, total in sums.items()}
+        _refuse_infinite(groups)
+        return Calibration(groups, dict(self._group), hash_layers(shapes), source, runs, shapes=dict(shapes))
+
+
+def _refuse_infinite(groups: Mapping[str, InputStats]) -> None:
+    broken = [name for name, stats in groups.items() if not math.isfinite(stats.absmax)]
+    if broken:
+        raise TpecError(f"While calibrating, the input of {len(broken)} of {len(groups)} layers, '{broken[0]}' first, "
+                        "became infinite or NaN, as float16 does where bf16 does not: load the model in bf16 or "
+                        "float32 (in ComfyUI weight_dtype 'default', or its option --fp32-unet).")
+
+
+def join_passes(parts: Sequence[Calibration]) -> Calibration:
+    """One calibration from passes over the same data that each watched other layers."""
+    first = parts[0]
+    groups = {name: stats for part in parts for name, stats in part.groups.items()}
+    layers = {name: group for part in parts for name, group in part.layers.items()}
+    outputs = {name: stats for part in parts for name, stats in part.outputs.items()}
+    return replace(first, groups=groups, layers=layers, outputs=outputs)

@@ -1,0 +1,45 @@
+"""What the sums of one collection share: random test matrices, and pinned memory on the way to the host."""
+
+import torch
+
+from ..errors import is_out_of_memory
+from .directions import Directions
+
+#: Rows of float32 input multiplied at a time.
+TOKENS = 8192
+_SEED = 20250815
+
+
+class Workspace:
+    """Serves one thread; sums of the same collection take it in turns."""
+
+    def __init__(self) -> None:
+        self._directions = Directions(_SEED)
+        self._pinned: torch.Tensor | None = None
+
+    def test_matrix(self, width: int, rank: int, device: torch.device) -> torch.Tensor:
+        """Normal values [width, rank] float32 on `device`, always the same."""
+        return self._directions.matrix(width, rank, device)
+
+    def add(self, total: torch.Tensor, part: torch.Tensor) -> None:
+        """total += part, of one shape; a part on a GPU and a total on the host is the case to be quick in."""
+        downwards = part.device.type == "cuda" and total.device.type == "cpu"
+        total += self._fetched(part) if downwards else part.to(total.device)
+
+    def _fetched(self, part: torch.Tensor) -> torch.Tensor:
+        """The float32 values in memory that the next call uses again: fresh memory is slow to get and to copy to."""
+        if self._pinned is None or self._pinned.numel() < part.numel():
+            self._pinned = None
+            with torch.inference_mode(False):
+                self._pinned = _host_memory(part.numel())
+        return self._pinned[: part.numel()].view(part.shape).copy_(part)
+
+
+def _host_memory(count: int) -> torch.Tensor:
+    """Float32 memory, pinned where the system lets so much of it be pinned."""
+    try:
+        return torch.empty(count, pin_memory=True)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return torch.empty(count)

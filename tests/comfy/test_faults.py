@@ -178,8 +178,8 @@ def test_shard_without_its_siblings_is_refused_by_their_names(server: ComfyServe
     save_shards(folder, "lone")
     (folder / "lone-00001-of-00002.safetensors").unlink()
     lone = p.quantizing("diffusion_models/lone-00002-of-00002.safetensors")
-    outcome = server.run({**lone, **p.saving("lone")})
-    assert "not complete without lone-00001-of-00002.safetensors" in outcome.error
+    with pytest.raises(PromptRefused, match="not complete without lone-00001-of-00002.safetensors"):
+        server.queue({**lone, **p.saving("lone")})
 
 
 def test_existing_name(server: ComfyServer, tiny: str):

@@ -7,10 +7,11 @@ from collections import namedtuple
 from pathlib import Path
 
 import folder_paths
-from pack.nodes import spool
 from pack.nodes.handles import CheckpointHandle, QuantizeRequest
-from pack.tpec.command.demo import demo_tensors, write_safetensors
+from pack.nodes.host import results as spool
+from pack.tpec.command.demo import demo_tensors
 from pack.tpec.files.checkpoint import open_checkpoint
+from pack.tpec.files.plain import write_safetensors
 from pack.tpec.settings import Settings
 
 base = Path(sys.argv[1])

@@ -428,7 +428,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
 
 LIMITED = """import resource, sys
 import torch
-from tpec.cli import main
+from tpec.command.cli import main
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (96 << 20),) * 2)
 sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ from tpec.files.lock import OutputLock, lock_file
 
 HOLD = """import sys, time
 from pathlib import Path
-from tpec.lock import OutputLock
+from tpec.files.lock import OutputLock
 OutputLock(Path(sys.argv[1]), Path("q.safetensors")).acquire()
 print("held", flush=True)
 sys.stdin.read()"""

@@ -172,9 +172,9 @@ def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> Non
 
 FIRST_USE = """
 import sys, torch
-from tpec.checkpoint import open_checkpoint
-from tpec.pipeline import quantize
-from tpec.plan import make_plan
+from tpec.files.checkpoint import open_checkpoint
+from tpec.run.pipeline import quantize
+from tpec.model.plan import make_plan
 from tpec.settings import Settings
 torch.cuda.set_per_process_memory_fraction(float(sys.argv[3]))
 report = quantize(make_plan(open_checkpoint(sys.argv[1]), Settings()), sys.argv[2], devices=["cuda:0"])

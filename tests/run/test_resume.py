@@ -25,9 +25,9 @@ from tpec.statistics.inputs import Gram, HeldInputs
 #: What the command line does with --resume, but its journal is synced after every tensor, so that small models can be
 #: caught half done.
 EAGER = """import sys
-from tpec.checkpoint import open_checkpoint
-from tpec.pipeline import quantize
-from tpec.plan import make_plan
+from tpec.files.checkpoint import open_checkpoint
+from tpec.run.pipeline import quantize
+from tpec.model.plan import make_plan
 from tpec.settings import Settings
 quantize(make_plan(open_checkpoint(sys.argv[1]), Settings()), sys.argv[2], resume=True, sync_bytes=1)"""
 

@@ -17,9 +17,9 @@ from tpec.settings import Settings
 
 #: A run that stands still in the middle of its work until a line comes in.
 SLOW = """import sys
-from tpec.checkpoint import open_checkpoint
-from tpec.pipeline import quantize
-from tpec.plan import make_plan
+from tpec.files.checkpoint import open_checkpoint
+from tpec.run.pipeline import quantize
+from tpec.model.plan import make_plan
 from tpec.settings import Settings
 seen = []
 def wait(event):

@@ -471,9 +471,9 @@ def test_damage_found_while_quantizing_is_one_sentence_and_leaves_nothing(tmp_pa
 
 MEASURED = """
 import resource, sys, torch
-from tpec.calibration import merge
-from tpec.calibration_file import open_calibration, save_calibration
-from tpec.collect import Collector
+from tpec.statistics.calibration import merge
+from tpec.statistics.storage import open_calibration, save_calibration
+from tpec.statistics.watching import Collector
 
 def collected(seed):
     layers = {f"layer{at}": torch.nn.Linear(1024, 2) for at in range(40)}

@@ -23,8 +23,8 @@ from tpec.files.checkpoint import open_checkpoint
 from tpec.model.families import QUANTIZE
 from tpec.model.plan import make_plan
 from tpec.rounding.grid import FP8_MAX, round_to_grid
-from tpec.run.losses import measure
-from tpec.run.matmul import cheapest, input_costs, multiplications
+from tpec.run.choices.losses import measure
+from tpec.run.choices.matmul import cheapest, input_costs, multiplications
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration
 from tpec.statistics.storage import open_calibration

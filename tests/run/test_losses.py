@@ -12,7 +12,7 @@ from tpec.errors import TpecError
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.plan import Plan, make_plan
 from tpec.rounding.grid import round_to_grid
-from tpec.run.losses import Measured, expected, measure
+from tpec.run.choices.losses import Measured, expected, measure
 from tpec.run.progress import Progress
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration, hash_layers

@@ -11,8 +11,8 @@ from samples import generator, run_cli, save_flux
 from tpec.errors import TpecError
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.plan import Plan, make_plan
-from tpec.run.losses import Measured, measure
-from tpec.run.matmul import BUDGET, cheapest, input_costs, multiplications, with_matmul
+from tpec.run.choices.losses import Measured, measure
+from tpec.run.choices.matmul import BUDGET, cheapest, input_costs, multiplications, with_matmul
 from tpec.run.pipeline import quantize, settle
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration, hash_layers

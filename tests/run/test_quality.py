@@ -11,9 +11,9 @@ from samples import generator, load, save_flux, tiny_flux
 from tpec.errors import TpecError
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.plan import Plan, make_plan
-from tpec.run.losses import measure
+from tpec.run.choices.losses import measure
+from tpec.run.choices.quality import Quality, choose, find_quality, with_quality
 from tpec.run.pipeline import quantize, settle
-from tpec.run.quality import Quality, choose, find_quality, with_quality
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration, hash_layers
 from tpec.statistics.inputs import Gram, HeldInputs

@@ -24,16 +24,16 @@ from ..model.finite import nonfinite_note
 from ..model.formats import make_layout
 from ..model.plan import Plan
 from ..statistics.calibration import Calibration
+from .choices.losses import Measured, measure
+from .choices.matmul import with_matmul
+from .choices.quality import find_quality, with_quality
 from .compute import Compute, memory_note
 from .fit import calibration_record, check_calibration, layer_options
 from .halt import Halt
 from .lane import Facts, Lane, Stages
-from .losses import Measured, measure
-from .matmul import with_matmul
 from .memory import compute_threads
 from .processes import World
 from .progress import Meter, OnProgress
-from .quality import find_quality, with_quality
 from .report import LayerReport, Report
 from .tasks import Task, make_tasks, split
 

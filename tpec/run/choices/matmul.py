@@ -8,10 +8,10 @@ weights on the inputs' second moment, and weighed in the same way.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..model.families import QUANTIZE
-from ..model.plan import Plan
-from ..statistics.calibration import Calibration
-from .fit import fp8_options
+from ...model.families import QUANTIZE
+from ...model.plan import Plan
+from ...statistics.calibration import Calibration
+from ..fit import fp8_options
 from .losses import Measured, completed, importance
 from .quality import choose
 

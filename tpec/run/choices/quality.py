@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import TpecError
-from ..model.families import KEEP, QUANTIZE
-from ..model.plan import LayerPlan, Plan
+from ...errors import TpecError
+from ...model.families import KEEP, QUANTIZE
+from ...model.plan import LayerPlan, Plan
 from .losses import Measured, expected
 
 #: So many of the layers that found no room are tried in place of others.

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import is_out_of_memory
-from ..files.dtypes import TORCH_DTYPES
-from ..files.header import TensorInfo
-from ..files.source import TensorReader
-from ..model.families import QUANTIZE
-from ..model.plan import LayerPlan, Plan
-from ..model.roles import density, modulates, of_text
-from ..rounding.grid import round_to_grid
-from ..rounding.layer import check_finite
-from ..rounding.scale import absmax_scale
-from ..statistics.calibration import Calibration
-from ..statistics.gradients import GradientStats
-from ..statistics.inputs import InputStats
-from .progress import Meter, OnProgress
+from ...errors import is_out_of_memory
+from ...files.dtypes import TORCH_DTYPES
+from ...files.header import TensorInfo
+from ...files.source import TensorReader
+from ...model.families import QUANTIZE
+from ...model.plan import LayerPlan, Plan
+from ...model.roles import density, modulates, of_text
+from ...rounding.grid import round_to_grid
+from ...rounding.layer import check_finite
+from ...rounding.scale import absmax_scale
+from ...statistics.calibration import Calibration
+from ...statistics.gradients import GradientStats
+from ...statistics.inputs import InputStats
+from ..progress import Meter, OnProgress
 
 #: Rows that are rounded, of a layer of many; their errors vary little.
 _ROWS = 256

@@ -167,7 +167,7 @@ def test_interrupt_of_one_rank_ends_the_others_within_their_layer(tmp_path: Path
 def test_failure_of_the_report_is_every_ranks(tmp_path: Path) -> None:
     source, folder = save_flux(tmp_path), tmp_path / "r.json"
     program = tmp_path / "driver.py"
-    program.write_text("import sys\nfrom pathlib import Path\nfrom tpec import cli\n"
+    program.write_text("import sys\nfrom pathlib import Path\nfrom tpec.command import cli\n"
                        "def full(*_):\n    raise OSError(28, 'No space left on device')\n"
                        "Path.write_text = full\nsys.exit(cli.main(sys.argv[1:]))\n")
     done = torchrun("quantize", source, "-o", tmp_path / "q.safetensors", "--report", folder, "--device", "cpu",

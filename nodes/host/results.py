@@ -96,20 +96,22 @@ def _make_room(output: Path, nbytes: int) -> None:
     The engine says so if it still has.
     """
     folder = output.parent
-    for path in (*_leftovers(output), *_oldest_first(folder.glob("*.safetensors"))):
-        if shutil.disk_usage(folder).free > nbytes * 1.02:
+    # The engine begins an output's own working file anew, so that its bytes are room.
+    own = file_state(output.with_name(f"{output.name}.partial"))
+    needed = nbytes * 1.02 - (own[0] if own is not None else 0)
+    for path in (*_leftovers(folder), *_oldest_first(folder.glob("*.safetensors"))):
+        if shutil.disk_usage(folder).free > needed:
             return
         # Windows keeps what somebody has open.
         with contextlib.suppress(OSError):
             path.unlink()
 
 
-def _leftovers(output: Path) -> list[Path]:
-    """Working files that no run uses: those of `output`, which begins anew, and those not written to for long."""
+def _leftovers(folder: Path) -> list[Path]:
+    """Working files and journals that nobody has written to for long; a lock may be old and yet be held."""
     before = (time.time() - _ABANDONED) * 1e9
-    own = f"{output.name}.partial"
-    return [path for path in _oldest_first(output.parent.glob("*.partial*"))
-            if path.name.startswith(own) or (state := file_state(path)) is not None and state[1] < before]
+    found = [path for path in folder.glob("*.partial*") if path.suffix != ".lock"]
+    return [path for path in _oldest_first(found) if (state := file_state(path)) is not None and state[1] < before]
 
 
 def _oldest_first(paths: Iterable[Path]) -> list[Path]:

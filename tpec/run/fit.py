@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 
+import torch
+
 from ..errors import TpecError
 from ..files.dtypes import TORCH_DTYPES
 from ..files.header import TensorInfo

@@ -68,7 +68,7 @@ class Effort:
 
 
 #: The first that a machine is fast enough for is taken.
-EFFORTS = (Effort(20, True, 900), Effort(10, True, 900), Effort(10, False, 1800))
+EFFORTS = (Effort(20, True, 900), Effort(10, True, 900), Effort(20, False, 900), Effort(10, False, 1800))
 
 #: Calibrations of this process by what they were made of; ComfyUI empties the temp folder when it starts and ends.
 _made: dict[str, tuple[CalibrationHandle, State | None]] = {}
@@ -115,7 +115,7 @@ def _calibrated(request: QuantizeRequest, plan: Plan, progress: NodeProgress) ->
     if plan.kind == "text_encoders":
         progress.text("loading the text encoder", always=True)
         return calibrate_encoder(loaded_encoder(request.source), prompt_lines(DEFAULT_PROMPTS), progress)
-    _refuse_hopeless(plan)
+    _refuse_hopeless(plan, request.source.patcher is not None)
     progress.text("loading the model, to see what its layers read", always=True)
     patcher = loaded_model(request.source, plan.kind)
     try:
@@ -126,12 +126,12 @@ def _calibrated(request: QuantizeRequest, plan: Plan, progress: NodeProgress) ->
             memory.soft_empty_cache()
 
 
-def _refuse_hopeless(plan: Plan) -> None:
+def _refuse_hopeless(plan: Plan, loaded: bool) -> None:
     """Raises TpecError for what does not fit in memory, or takes hours, before it is loaded."""
     device, nbytes = memory.get_torch_device(), plan.checkpoint.nbytes
     on_cpu = memory.is_device_cpu(device)
     room = memory.get_free_memory(torch.device("cpu")) + (0 if on_cpu else memory.get_total_memory(device))
-    if nbytes > room:
+    if nbytes > room and not loaded:
         raise TpecError(f"loading the model takes {nbytes / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are free")
     weights = sum(layer.info.items for layer in plan.layers)
     seconds = EFFORTS[-1].evaluations * 2 * weights * 256 / _CPU_RATE
@@ -199,7 +199,8 @@ def sample_prompt_free(patcher, progress: NodeProgress) -> CalibrationHandle:
         return _sampled(sampling, EFFORTS, size, seconds, progress)
     except NoBackward as error:
         log.info("TPEC: %s Going on without.", error)
-    return _sampled(sampling, EFFORTS[-1:], size, seconds, progress)
+    forward = [effort for effort in EFFORTS if not effort.sensitivity]
+    return _sampled(sampling, forward, size, seconds, progress)
 
 
 def _sampled(sampling: _Sampling, efforts: Sequence[Effort], size: Size, seconds: float,

@@ -113,11 +113,11 @@ def test_what_comfyui_cannot_load_says_why_and_is_quantized_all_the_same(server:
 
 @pytest.mark.slow
 def test_a_text_encoder_encodes_the_built_in_texts(server: ComfyServer):
-    layout, make = inventory.read(inventory.DATA / "encoders.txt")["t5-base"], torch.Generator().manual_seed(0)
+    layout, make = inventory.read(inventory.DATA / "encoders.txt")["qwen3-0.6b"], torch.Generator().manual_seed(0)
     models.save({name: (torch.randn(shape, generator=make) / shape[-1] ** 0.5).bfloat16() if len(shape) > 1
                  else torch.ones(shape, dtype=torch.bfloat16) for name, (shape, _) in layout.tensors.items()},
-                server.models / "text_encoders" / "t5_base.safetensors")
-    outcome = server.succeed({**by_default("text_encoders/t5_base.safetensors", num_iter=0),
+                server.models / "text_encoders" / "qwen3_small.safetensors")
+    outcome = server.succeed({**by_default("text_encoders/qwen3_small.safetensors", num_iter=0),
                               "show": p.node("PreviewAny", source=["quantize", 1])}, 1200)
     assert "calibrated itself: " in outcome.text("quantize") and "32 runs" in outcome.text("quantize")
 

@@ -121,9 +121,7 @@ def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, rounding: Roundin
                            loss=torch.where(better, facts.loss, facts.nearest_loss),
                            saturated=facts.saturated * better,
                            principal_after=torch.where(better, facts.principal_after, facts.principal_before))
-    if rounding.components is None:
-        return Quantized(codes, scale, facts)
-    return _trimmed(weight, codes, scale, base, rounding.metric, rounding.components, facts, chunk)
+    return _trimmed(weight, Quantized(codes, scale, facts), base, rounding, chunk)
 
 
 def _best_scale(weight: torch.Tensor, metric: Metric, base: torch.Tensor) -> torch.Tensor:
@@ -132,12 +130,17 @@ def _best_scale(weight: torch.Tensor, metric: Metric, base: torch.Tensor) -> tor
     return search_scale(sample.mT[metric.order].float(), metric.diagonal, base)
 
 
-def _trimmed(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, base: torch.Tensor, metric: Metric,
-             components: Components, facts: Facts, chunk: int) -> Quantized:
-    """With the published objective driven to zero, for no more loss than was won against round to nearest."""
+def _trimmed(weight: torch.Tensor, found: Quantized, base: torch.Tensor, rounding: Rounding, chunk: int) -> Quantized:
+    """With the published objective driven to zero, for no more loss than was won against round to nearest.
+
+    The codes of `found` are changed in place. Without components there is no such objective.
+    """
+    components, scale, facts = rounding.components, found.scale, found.facts
+    if components is None:
+        return found
     unit = (scale / base).square()
     room = (facts.nearest_loss - facts.loss) / unit
-    codes, rise = trim_principal(weight, codes, scale, components, metric, facts.principal_after, room)
+    codes, rise = trim_principal(weight, found.codes, scale, components, rounding.metric, facts.principal_after, room)
     after = principal_error(weight, codes, scale, components, chunk)
     sigma = components.first_value
     return Quantized(codes, scale, facts._replace(loss=facts.loss + rise * unit,

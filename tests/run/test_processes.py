@@ -93,7 +93,7 @@ PLACES = {
     "plan0": ("tpec.command.quantize.make_plan", 0), "plan1": ("tpec.command.quantize.make_plan", 1),
     "output1": ("tpec.command.quantize.check_output", 1),
     "layout1": ("tpec.run.pipeline.make_layout", 1), "create0": ("tpec.files.partial.create", 0),
-    "lane0": ("tpec.run.pipeline.Reader", 0), "lane1": ("tpec.files.partial.Journal", 1),
+    "lane0": ("tpec.files.checkpoint.Checkpoint.reader", 0), "lane1": ("tpec.files.partial.Journal", 1),
     "read1": ("tpec.run.lane.Lane._load", 1),
     "compute0": ("tpec.run.compute.Compute._quantize", 0), "write1": ("tpec.files.partial.SpoolFile.write", 1),
     "close1": ("tpec.files.partial.SpoolFile.close", 1), "finish0": ("tpec.files.partial.finish", 0),

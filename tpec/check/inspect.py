@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import TpecError
 from ..files.checkpoint import Checkpoint, open_checkpoint
 from ..files.header import MAX_HEADER_BYTES, TensorInfo
-from ..model.families import QUANTIZE
+from ..model.families import QUANTIZE, Action
 from ..model.formats import make_layout
 from ..model.plan import LayerPlan, Plan, make_plan
 from ..settings import Settings
@@ -113,7 +113,7 @@ def _verdict(plan: Plan) -> list[str]:
 
 def _groups(plan: Plan) -> list[str]:
     """One line for each action and reason: how many tensors it holds for, and their size."""
-    groups: defaultdict[tuple[str, str], list[LayerPlan]] = defaultdict(list)
+    groups: defaultdict[tuple[Action, str], list[LayerPlan]] = defaultdict(list)
     for layer in plan.layers:
         groups[layer.action, layer.reason].append(layer)
     lines = [(sum(layer.info.nbytes for layer in layers), len(layers), *key) for key, layers in groups.items()]

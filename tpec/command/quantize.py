@@ -61,16 +61,17 @@ def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path,
                   talk: bool) -> Report | None:
     plan, devices, calibration = world.agree(lambda: (
         _plan(options, settings, source), choose_devices(options.device, world.rank), _calibration(options)))
+    first = devices[0]
     if not options.dry_run:
         world.agree(lambda: check_output(plan, output, options.overwrite))
     with TerminalProgress(enabled=talk and settings.keep_quality > 0) as progress:
-        plan = settle(plan, calibration, devices[0], progress, world)
+        plan = settle(plan, calibration, first, progress, world)
     if options.write_recipe:
         world.agree(lambda: write_recipe(options.write_recipe, recipe_of(plan)) if world.rank == 0 else None)
     if talk:
         print(plan.summary())
         where = ("each of " if len(devices) > 1 else "") + ", ".join(map(str, devices))
-        print(f"{describe_needs(plan, devices[0], calibration)}; on {where}")
+        print(f"{describe_needs(plan, first, calibration)}; on {where}")
     if options.dry_run:
         if world.rank == 0:
             print(plan.table())

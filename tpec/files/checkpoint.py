@@ -160,7 +160,7 @@ class Reader:
             raise TpecError(f"Tensor '{name}' has dtype {info.dtype}, which this PyTorch cannot hold.")
         raw = torch.empty(info.nbytes, dtype=torch.uint8)
         if info.nbytes:
-            self.read_into(info, memoryview(raw.numpy()))
+            self.read_into(info, raw.numpy().data)
         return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
 

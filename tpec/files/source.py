@@ -68,9 +68,11 @@ class Source(Protocol):
 
     def identity(self) -> dict[str, object]:
         """Plain data that is another as soon as the weights are. Raises OSError or TpecError when they are gone."""
+        ...
 
     def reader(self) -> TensorReader:
         """Open the weights. Raises OSError or TpecError when they are gone."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class ComputedReader:
     def read_into(self, info: TensorInfo, buffer: memoryview, offset: int = 0) -> None:
         """Fill `buffer` with the tensor's bytes from `offset` on."""
         view = buffer.cast("B")
-        view[:] = memoryview(self._bytes(info).numpy())[offset: offset + len(view)]
+        view[:] = self._bytes(info).numpy().data[offset: offset + len(view)]
 
     def will_need(self, info: TensorInfo) -> None:
         """Nothing can be done ahead without a second tensor in memory."""

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import TpecError
 from ..files.dtypes import FLOATS, byte_count
 from ..files.header import TensorInfo
 from ..files.source import Source
-from ..settings import Settings
-from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, choose_parts, detect, refuse_incomplete
+from ..settings import Matmul, Settings
+from .families import CUSTOM, DROP, KEEP, QUANTIZE, Action, Detection, Family, choose_parts, detect, refuse_incomplete
 from .fate import Agreement, fate
 from .quantized import refuse_quantized
 from .structure import Structure
@@ -22,9 +23,9 @@ class LayerPlan:
 
     info: TensorInfo
     local: str
-    action: str
+    action: Action
     reason: str
-    matmul: str = ""
+    matmul: Matmul | Literal[""] = ""
 
     @property
     def name(self) -> str:
@@ -77,7 +78,7 @@ class Plan:
     def why(self) -> str:
         return self.parts[0].why
 
-    def of(self, action: str) -> tuple[LayerPlan, ...]:
+    def of(self, action: Action) -> tuple[LayerPlan, ...]:
         return tuple(layer for layer in self.layers if layer.action == action)
 
     def part(self, name: str) -> Detection | None:

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..tpec.errors import Interrupted, TpecError
+from ..tpec.errors import TpecError
 from .calibrate import TPECCalibrate
 from .calibrate_text import TPECCalibrateText
 from .calibration_files import TPECLoadCalibration, TPECSaveCalibration
@@ -15,8 +15,7 @@ from .report import TPECReport
 from .save_scaled import TPECSaveScaledFP8
 
 # ComfyUI's dialogs show an exception's module before its name: for a pack that is its path on the disk.
-for _error in (TpecError, Interrupted):
-    _error.__module__ = "builtins"
+TpecError.__module__ = "builtins"
 
 NODES: list[type[io.ComfyNode]] = [
     TPECLoadCheckpoint,

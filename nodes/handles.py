@@ -23,7 +23,6 @@ CATEGORY = "TPEC FP8"
 class CheckpointHandle:
     """What to quantize, the family the user chose, and what this ComfyUI would build from it (None: nothing).
 
-
     `patcher` is the MODEL of the graph that it describes, None for a file. ComfyUI looks for an attribute of that name:
     its cache then treats the handle as it treats the MODEL.
     """

@@ -1,6 +1,6 @@
 """TPECModelSource: quantize a model as it is in the graph, with LoRAs, merges and other weight patches baked in."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from .handles import CATEGORY, CHECKPOINT
 from .host.graph_model import graph_model
@@ -8,6 +8,9 @@ from .load_checkpoint import describe
 
 
 class TPECModelSource(io.ComfyNode):
+    #: Results from the cache show their text as well; older versions of ComfyUI know no such field of the schema.
+    HAS_INTERMEDIATE_OUTPUT = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -25,4 +28,5 @@ class TPECModelSource(io.ComfyNode):
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
         handle = graph_model(model)
-        return io.NodeOutput(handle, "\n".join([describe(handle), *handle.checkpoint.notes]))
+        text = "\n".join([describe(handle), *handle.checkpoint.notes])
+        return io.NodeOutput(handle, text, ui=ui.PreviewText(text))

@@ -94,7 +94,9 @@ class _Evaluations:
         if sigma != self._sigma:
             self._step += 1
         self._sigma, self._schedule = sigma, schedule
-        return (self._step - self._run) % EVERY == EVERY // 2 - 1
+        # A schedule ends with a sigma that nothing is evaluated at.
+        last = len(schedule) - 2 if isinstance(schedule, torch.Tensor) else EVERY
+        return (self._step - self._run) % EVERY == max(min(EVERY // 2 - 1, last), 0)
 
 
 def _sentence(error: BaseException) -> TpecError:

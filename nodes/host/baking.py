@@ -163,7 +163,7 @@ def _sampling_keys(patcher) -> dict[str, torch.Tensor]:
     sampling, added = patcher.get_model_object("model_sampling"), {}
     if isinstance(sampling, comfy.model_sampling.V_PREDICTION) and isinstance(
             sampling, comfy.model_sampling.ModelSamplingContinuousEDM):
-        added |= {f"edm_vpred.sigma_{end}": torch.tensor(getattr(sampling, f"sigma_{end}")).float()
+        added |= {f"edm_vpred.sigma_{end}": torch.as_tensor(getattr(sampling, f"sigma_{end}")).float()
                   for end in ("max", "min")}
     if patcher.model.model_type == comfy.model_base.ModelType.V_PREDICTION and getattr(sampling, "zsnr", False):
         added["ztsnr"] = torch.tensor([])

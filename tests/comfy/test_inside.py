@@ -68,3 +68,10 @@ def test_usual_sizes_of_the_families(inside):
     assert {name: found[name] for name in USUAL if name in found} == {
         name: value for name, value in USUAL.items() if name in found}
     assert {"SD15", "SDXL", "SD3", "Flux", "WAN21_T2V", "HunyuanVideo", "LTXV", "StableAudio"} <= found.keys()
+
+
+def test_patched_weights_in_every_state_of_the_model(inside):
+    assert inside("patched.py") == [
+        "static in every state", "dynamic in every state", "where weights that stay loaded carry the patch already",
+        "partly loaded", "ComfyUI knows the handle for a model", "another identity for other patches and other models",
+        "results hold no model", "padded weights", "without VRAM on the CPU", "keys of v-prediction models"]

@@ -9,6 +9,8 @@ from comfy_server import ComfyServer
 from safetensors import safe_open
 from test_calibrate_nodes import calibrating, velocity_ratio
 
+from tpec.statistics.storage import open_calibration
+
 
 @pytest.fixture(scope="module")
 def captions(shared_models) -> list[str]:
@@ -33,14 +35,43 @@ def encoded(server: ComfyServer, start: int) -> list[str]:
             if "TEST encoded '" in line]
 
 
+def test_one_node_with_prompts_is_several_nodes_with_conditionings(server: ComfyServer, tinyflux: str, captions):
+    """The same prompts, one after the other with the next seed, each added to the one before."""
+    def keeping(source: str, name: str) -> dict[str, dict]:
+        return {"store": p.node("TPECSaveCalibration", calibration=[source, 0], name=name, if_exists="overwrite")}
+
+    server.succeed({**prompted(tinyflux, 64, prompts="\n".join(captions[32:35]), steps=2),
+                    **keeping("calibrate", "one_node")})
+    nodes = prompted(tinyflux, 64, steps=2)
+    common = nodes.pop("calibrate")["inputs"]
+    del nodes["show"], nodes["clip"], common["clip"]
+    for at in range(3):
+        for side in ("positive", "negative"):
+            nodes[f"{side}{at}"] = p.node("TestStoredConditioning", filename=p.CONDITIONING, first=32 + at, count=1,
+                                          empty=side == "negative")
+        nodes[f"c{at}"] = p.node("TPECCalibrate", **{
+            **common, "seed": 5 + at, "positive": [f"positive{at}", 0], "negative": [f"negative{at}", 0],
+            **({"calibration": [f"c{at - 1}", 0]} if at else {})})
+    server.succeed({**nodes, **keeping("c2", "several_nodes")})
+    one, several = (open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors")
+                    for name in ("one_node", "several_nodes"))
+    assert (one.runs, one.layers) == (several.runs, several.layers)
+    for name in one.layers:
+        a, b = one.stats(name), several.stats(name)
+        assert a.tokens == b.tokens
+        # Memory lies elsewhere in each run, so that MKL may sum in another order.
+        assert (a.second_moment() - b.second_moment()).norm() < 1e-3 * b.second_moment().norm(), name
+
+
+@pytest.mark.slow
 def test_one_node_with_prompts_equals_stored_conditionings(server: ComfyServer, tinyflux: str, captions, figures):
     def saved(nodes: dict[str, dict], name: str) -> float:
         server.succeed({**nodes, **p.quantizing(f"diffusion_models/{tinyflux}", calibration=["calibrate", 0]),
-                        **p.saving(name)}, 580)
+                        **p.saving(name)}, 3000)
         return velocity_ratio(server.models / "diffusion_models" / f"{name}.safetensors")
 
-    from_clip = saved(prompted(tinyflux, prompts="\n".join(captions[32:]), steps=6), "from_clip")
-    stored = saved(calibrating(tinyflux, first=32, count=32, steps=6), "from_stored")
+    from_clip = saved(prompted(tinyflux, prompts="\n".join(captions[32:]), steps=8), "from_clip")
+    stored = saved(calibrating(tinyflux, first=32, count=32, steps=8), "from_stored")
     figures.append(f"32 prompts: velocity error {from_clip:.3f} x from clip, {stored:.3f} x from stored conditionings")
     assert abs(from_clip - stored) < 0.02
 

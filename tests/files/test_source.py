@@ -14,6 +14,7 @@ from tpec.files.source import ComputedModel, describe_tensors
 from tpec.model.origin import GraphOrigin, origin_of
 from tpec.model.plan import make_plan
 from tpec.run.lane import _PIECE
+from tpec.run.losses import measure
 from tpec.run.pipeline import quantize
 from tpec.settings import Settings
 
@@ -45,6 +46,13 @@ def test_result_is_that_of_the_same_model_in_a_file(tmp_path, method):
                                b.get_tensor(name).view(-1).view(torch.uint8)), name
     assert from_memory.relative_error == from_file.relative_error
     assert verify(path, tmp_path / "b.safetensors").ok
+
+
+def test_layers_are_measured_as_those_of_a_file(tmp_path):
+    file, tensors = open_checkpoint(save_flux(tmp_path)), tiny_flux()
+    memory = in_memory({name: tensors[name] for name in file.tensors})
+    assert len({repr(measure(make_plan(source, Settings()), None, torch.device("cpu")))
+                for source in (file, memory)}) == 1
 
 
 def test_each_tensor_is_computed_once_though_it_is_read_in_pieces(tmp_path):

@@ -27,6 +27,9 @@ class TensorReader(Protocol):
     def read_into(self, info: TensorInfo, buffer: memoryview, offset: int = 0) -> None:
         """Fill `buffer` with the tensor's bytes from `offset` on. Raises TpecError."""
 
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor in its own dtype on the CPU, not to be written to. Raises TpecError."""
+
     def will_need(self, info: TensorInfo) -> None:
         """A hint that the tensor will be read soon."""
 
@@ -139,6 +142,10 @@ class ComputedReader:
         view = buffer.cast("B")
         view[:] = self._bytes(info).numpy().data[offset: offset + len(view)]
 
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor in its own dtype on the CPU, which may be the model's own memory."""
+        return self._checked(self._model.tensors[name]).detach().cpu()
+
     def will_need(self, info: TensorInfo) -> None:
         """Nothing can be done ahead without a second tensor in memory."""
 
@@ -151,12 +158,13 @@ class ComputedReader:
         """The tensor as uint8 [nbytes] on the CPU, in the memory of the model itself where that is possible."""
         if self._held is None or self._held[0] != info.name:
             self._held = None  # before the next is computed, so that there are never two
-            self._held = info.name, self._computed(info)
+            tensor = self._checked(info).detach().cpu()
+            self._held = info.name, tensor.contiguous().reshape(-1).view(torch.uint8)
         return self._held[1]
 
-    def _computed(self, info: TensorInfo) -> torch.Tensor:
+    def _checked(self, info: TensorInfo) -> torch.Tensor:
         tensor = self._compute(info.name)
         if _CODES.get(tensor.dtype) != info.dtype or tuple(tensor.shape) != info.shape:
             raise TpecError(f"Tensor '{info.name}' of {self._model.name} became {tensor.dtype} {list(tensor.shape)} "
                             f"instead of {info.dtype} {list(info.shape)}: the model was changed meanwhile, run again.")
-        return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return tensor

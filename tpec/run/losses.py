@@ -7,12 +7,12 @@ weighed by the part that the layer plays (roles.py) and by how many of the token
 
 import statistics
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import is_out_of_memory
-from ..files.checkpoint import Reader
 from ..model.families import QUANTIZE
 from ..model.plan import LayerPlan, Plan
 from ..model.roles import density, modulates, of_text
@@ -58,7 +58,7 @@ def measure(plan: Plan, calibration: Calibration | None, device: torch.device,
     meter = Meter(sum(layer.info.nbytes for layer in layers) or 1.0, len(layers), 0.0, 0, progress)
     probe = _Probe(plan, calibration, device)
     found = {}
-    with Reader(plan.checkpoint) as reader, torch.inference_mode():
+    with closing(plan.checkpoint.reader()) as reader, torch.inference_mode():
         for at, layer in enumerate(layers):
             if at + 1 < len(layers):
                 reader.will_need(layers[at + 1].info)

@@ -94,7 +94,7 @@ sampled(model, 5)
 if patches() == before:
     print("restored")
 for fault, words in ((RuntimeError(), "RuntimeError): turn"), (RuntimeError("no grad\nmore"), "(no grad): turn"),
-                     (torch.OutOfMemoryError("CUDA out of memory"), "not enough VRAM"),
+                     (torch.cuda.OutOfMemoryError("CUDA out of memory"), "not enough VRAM"),
                      (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "not enough VRAM")):
     text = sentence(fault)
     print(words if words in text else f"{fault!r}: {text}")
@@ -102,5 +102,5 @@ if patches() == before:
     print("restored after errors")
 if sampled(model, 4, calls=2, times=4) == [0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 1.0, 1.0]:
     print("both sides of every step")
-if len(sampled(model, 1, times=8)) == 2:
+if len(sampled(model, 1, times=8)) == 2 and len(sampled(model, 1)) == 1:
     print("runs of one step")

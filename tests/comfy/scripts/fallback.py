@@ -8,7 +8,7 @@ from pack.nodes.host.memory import with_cpu_fallback
 memory.get_free_memory = lambda *_, torch_free_too=False, **__: (1 << 40, 1 << 40) if torch_free_too else 1 << 40
 
 ERRORS = [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`"),
     RuntimeError("CUDA error: out of memory"),

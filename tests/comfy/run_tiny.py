@@ -1,0 +1,142 @@
+"""Quantizes small models and runs them in ComfyUI, with its Python: run_tiny.py COMFYUI_FOLDER FOLDER CLASS ...
+
+The same noise and text go through the file that was quantized, loaded by ComfyUI's own loader, and through a float32
+file of exactly what it means. Prints a line of JSON per class: for both forms the relative difference of the two
+predictions, and that of the second from the original's.
+"""
+
+import importlib
+import json
+import logging
+import sys
+import types
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COMFYUI, FOLDER, *CLASSES = sys.argv[1:]
+sys.path[:0] = [COMFYUI, str(HERE.parent), str(HERE)]
+sys.argv[1:] = ["--cpu"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import comfy.nested_tensor  # noqa: E402
+import comfy.ops  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy.supported_models  # noqa: E402
+import torch  # noqa: E402
+from meta_models import fake  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from tiny_models import LARGE, TINY, Tiny  # noqa: E402
+
+for package in ("pack", "pack.nodes"):  # without the packages' __init__, which start a server
+    module = types.ModuleType(package)
+    module.__path__ = [str(HERE.parents[1] / package.replace("pack", "").strip("."))]
+    sys.modules[package] = module
+structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
+open_checkpoint = importlib.import_module("pack.tpec.files.checkpoint").open_checkpoint
+make_plan = importlib.import_module("pack.tpec.model.plan").make_plan
+Settings = importlib.import_module("pack.tpec.settings").Settings
+quantize = importlib.import_module("pack.tpec.run.pipeline").quantize
+
+Tensors = dict[str, torch.Tensor]
+
+
+def weights(tiny: Tiny) -> Tensors:
+    """Random float32 weights under the names of the published file."""
+    variant = tiny.variant
+    config = getattr(comfy.supported_models, variant.model_class)(variant.config)
+    config.custom_operations = comfy.ops.manual_cast
+    model = config.get_model(fake(variant.beside), "", device=torch.device("cpu")).diffusion_model
+    make = torch.Generator().manual_seed(1)
+    out = {}
+    for name, tensor in model.state_dict().items():
+        drawn = torch.randn(tensor.shape, generator=make)
+        if tensor.ndim > 1:
+            drawn /= tensor[0].numel() ** 0.5
+        elif "norm" in name and name.endswith("weight"):
+            drawn = 1 + 0.1 * drawn
+        else:
+            drawn *= 0.1
+        out[variant.rename(name) if variant.rename else name] = drawn
+    return out
+
+
+def dequantized(path: Path) -> Tensors:
+    """What a file means, in float32, without its quantization keys."""
+    raw = load_file(path)
+    out = {}
+    for name, tensor in raw.items():
+        if tensor.dtype == torch.float8_e4m3fn and name.endswith(".weight"):
+            layer = name.removesuffix(".weight")
+            scale = raw[f"{layer}.weight_scale"] if f"{layer}.weight_scale" in raw else raw[f"{layer}.scale_weight"]
+            out[name] = tensor.float() * scale.float()
+        elif not name.endswith(("scaled_fp8", ".weight_scale", ".scale_weight", ".comfy_quant", ".input_scale")):
+            out[name] = tensor.float()
+    return out
+
+
+def predicted(path: Path, tiny: Tiny) -> torch.Tensor:
+    """What the diffusion model itself gives out in a step of the stock sampler, loaded by ComfyUI's stock loader."""
+    if tiny.variant.beside:  # ComfyUI finds such tensors in full checkpoints only
+        model = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
+    else:
+        model = comfy.sd.load_diffusion_model(str(path))
+    out: list[torch.Tensor] = []
+
+    def note(_: torch.nn.Module, __: object, given: object) -> None:
+        out.extend(part.float().flatten() for part in (given if isinstance(given, (list, tuple)) else [given]))
+
+    model.model.diffusion_model.register_forward_hook(note)
+    make = torch.Generator().manual_seed(2)
+    space = model.model.latent_format
+    behind = tiny.latent or {1: (16,), 2: (16, 16), 3: (2, 16, 16)}[space.latent_dimensions]
+    text = torch.randn(1, tiny.tokens, tiny.context, generator=make)
+    extra = {name: torch.randn(shape, generator=make) if shape else 2 for name, shape in tiny.extra.items()}
+    told = [[text, extra]]
+    empty = torch.zeros(1, space.latent_channels, *behind)
+    if tiny.sound:
+        empty = comfy.nested_tensor.NestedTensor([empty, torch.zeros(tiny.sound)])
+    empty = comfy.sample.fix_empty_latent_channels(model, empty)
+    noise = comfy.sample.prepare_noise(empty, 3)
+    comfy.sample.sample(model, noise, 1, 1.0, "euler", "simple", told, told, empty, seed=3)
+    return torch.cat(out)
+
+
+def relative(value: torch.Tensor, wanted: torch.Tensor) -> float:
+    return ((value - wanted).norm() / wanted.norm()).item()
+
+
+def run(tiny: Tiny, folder: Path) -> dict[str, object]:
+    original, quantized, exact = (folder / f"{name}.safetensors" for name in ("original", "fp8", "exact"))
+    beside = {name: torch.zeros(shape) for name, shape in tiny.variant.beside.items()}
+    inner = "model.diffusion_model." if beside else ""
+    save_file({inner + name: tensor for name, tensor in weights(tiny).items()} | beside, original,
+              tiny.variant.metadata)
+    checkpoint = open_checkpoint(original)
+    structure = structure_of(checkpoint.tensors, checkpoint.metadata)
+    before = predicted(original, tiny)
+    facts = {"class": tiny.variant.model_class, "name": structure and structure.name,
+             "finite": bool(before.isfinite().all()), "spread": before.std().item()}
+    for form in ("comfy_quant", "scaled_fp8"):
+        plan = make_plan(checkpoint, Settings(method="nearest", format=form), structure)
+        quantize(plan, quantized, overwrite=True)
+        save_file(dequantized(quantized), exact, tiny.variant.metadata)
+        wanted = predicted(exact, tiny)
+        facts[form] = {"layers": len(plan.of("quantize")), "rounding": relative(wanted, before),
+                       "difference": relative(predicted(quantized, tiny), wanted)}
+    return facts
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    for tiny in [*TINY, *LARGE]:
+        if tiny.variant.model_class in CLASSES:
+            sys.stdout.write(json.dumps(run(tiny, Path(FOLDER))) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()

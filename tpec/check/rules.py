@@ -63,17 +63,19 @@ class Fp8Layer:
 
     @property
     def is_linear(self) -> bool:
+        """Whether it can be a Linear's weight [out, in]; no other tensor gets a scale in ComfyUI."""
         shape = self.pair.result.tensors[self.name].shape
         return self.name.endswith(".weight") and len(shape) == 2 and 0 not in shape
 
     @cached_property
     def scales(self) -> dict[str, torch.Tensor]:
-        """By the last part of their names."""
+        """The layer's scales in the result, by the last part of their names."""
         return {key: self.pair.after.tensor(f"{self.layer}.{key}") for key in _SCALES
                 if f"{self.layer}.{key}" in self.pair.result.tensors}
 
     @property
     def has_one_scale(self) -> bool:
+        """Whether there is a scale, usable, and the same in both forms."""
         good = all(scale.dtype == torch.float32 and scale.numel() == 1 and 0 < scale.item() < math.inf
                    for scale in self.scales.values())
         return good and len({scale.item() for scale in self.scales.values()}) == 1
@@ -93,34 +95,41 @@ class Fp8Layer:
 
     @property
     def says_its_format(self) -> bool:
+        """Whether `comfy_quant`, if it is there, names the format that the weight has."""
         description = self.description
         return description is None or (isinstance(description, dict) and description.get("format") == "float8_e4m3fn")
 
     @property
     def is_used_as_current_form(self) -> bool:
-        told = self.layer in (self.pair.table or {}) and not self.pair.described
-        return "weight_scale" not in self.scales or self.description is not None or told
+        """Whether ComfyUI uses a `weight_scale`: told by the layer's own description or, without any, the table."""
+        listed = self.layer in (self.pair.table or {}) and not self.pair.described
+        return "weight_scale" not in self.scales or self.description is not None or listed
 
     @property
     def is_used_as_legacy_form(self) -> bool:
+        """Whether ComfyUI uses a `scale_weight` that stands alone: told by the marker of its part of the file."""
         return "weight_scale" in self.scales or self.name.startswith(self.pair.markers)
 
     @property
     def is_listed(self) -> bool:
+        """Whether the header's table, if there is one, has the layer."""
         return self.pair.table is None or self.layer in self.pair.table
 
     @cached_property
     def measured(self) -> Measured:
+        """Codes times scale against the original's weight."""
         scale = next(iter(self.scales.values()))
         return _measure(self.pair.before.tensor(self.name), self.pair.after.tensor(self.name), scale,
                         keep=self.bias_change is not None)
 
     @property
     def error(self) -> float:
+        """|Q - W| / |W|, NaN if a code is."""
         return self.measured.error
 
     @cached_property
     def bias_change(self) -> torch.Tensor | None:
+        """What was added to the bias, as `Pair.bias_change` has it."""
         return self.pair.bias_change(self.layer)
 
     @property
@@ -148,6 +157,7 @@ class Changed:
 
     @property
     def layer(self) -> str:
+        """The Linear that it is the bias of, if it is one."""
         return self.name.removesuffix(".bias")
 
 

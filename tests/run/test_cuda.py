@@ -16,7 +16,7 @@ from tpec.files.plain import write_safetensors
 from tpec.model.plan import make_plan
 from tpec.rounding.grid import round_to_grid
 from tpec.rounding.kernels import TRITON_BLOCK, round_block_torch
-from tpec.rounding.layer import check_finite, chunk_items, quantize_tpec
+from tpec.rounding.layer import Rounding, check_finite, chunk_size, quantize_tpec
 from tpec.rounding.metric import DenseMetric
 from tpec.rounding.principal import data_free_metric, principal_components
 from tpec.rounding.rows import RowCoupling
@@ -87,10 +87,10 @@ def test_layer_like_on_the_cpu(shape: tuple[int, int]) -> None:
     for device in (CUDA, torch.device("cpu")):
         w = weight.to(device)
         largest = check_finite("w", w)
-        components = principal_components(w, largest, 24, chunk_items(device))
+        components = principal_components(w, largest, 24, chunk_size(device))
         metric = data_free_metric(components, 2.0)
-        result = quantize_tpec(w, largest, metric, 1, components, chunk_items(device))
-        losses.append((result.facts[3] / result.facts[0]).item())
+        facts = quantize_tpec(w, largest, Rounding(metric, 1, components), chunk_size(device)).facts
+        losses.append((facts.loss / facts.weight_norm2).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -102,7 +102,7 @@ def test_dense_metric_like_on_the_cpu() -> None:
     for device in (CUDA, torch.device("cpu")):
         metric = DenseMetric(moment.to(device), torch.arange(256, device=device))
         w = weight.to(device)
-        codes.append(quantize_tpec(w, check_finite("w", w), metric, 2, None, 1 << 20).codes.cpu())
+        codes.append(quantize_tpec(w, check_finite("w", w), Rounding(metric, 2), 1 << 20).codes.cpu())
     same = (codes[0].view(torch.uint8) == codes[1].view(torch.uint8)).float().mean()
     assert same > 0.98
 
@@ -114,8 +114,8 @@ def test_coupled_rows_like_on_the_cpu() -> None:
     for device in (CUDA, torch.device("cpu")):
         w, metric = weight.to(device), DenseMetric(moment.to(device), torch.arange(256, device=device))
         coupling = RowCoupling(HeldGradients(runs.cpu(), 500, 1 << 20), device)
-        facts = quantize_tpec(w, check_finite("w", w), metric, 2, None, 1 << 20, coupling=coupling).facts
-        losses.append((facts[3] / facts[4]).item())
+        facts = quantize_tpec(w, check_finite("w", w), Rounding(metric, 2, coupling=coupling), 1 << 20).facts
+        losses.append((facts.loss / facts.nearest_loss).item())
     assert losses[0] < 1 and losses[0] == pytest.approx(losses[1], rel=5e-3)
 
 

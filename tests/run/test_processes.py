@@ -93,9 +93,9 @@ PLACES = {
     "plan0": ("tpec.command.quantize.make_plan", 0), "plan1": ("tpec.command.quantize.make_plan", 1),
     "output1": ("tpec.command.quantize.check_output", 1),
     "layout1": ("tpec.run.pipeline.make_layout", 1), "create0": ("tpec.files.partial.create", 0),
-    "lane0": ("tpec.files.checkpoint.Checkpoint.reader", 0), "lane1": ("tpec.files.partial.Journal", 1),
+    "lane0": ("tpec.run.pipeline.Lane", 0), "lane1": ("tpec.files.partial.Journal", 1),
     "read1": ("tpec.run.lane.Lane._load", 1),
-    "compute0": ("tpec.run.compute.Compute._quantize", 0), "write1": ("tpec.files.partial.SpoolFile.write", 1),
+    "compute0": ("tpec.run.compute.Compute._round", 0), "write1": ("tpec.files.partial.SpoolFile.write", 1),
     "close1": ("tpec.files.partial.SpoolFile.close", 1), "finish0": ("tpec.files.partial.finish", 0),
 }
 #: Each of several inputs fails at the place that its name says, on one rank, and the last one does not.
@@ -138,17 +138,16 @@ def test_ranks_stay_together_wherever_one_fails(tmp_path: Path) -> None:
 INTERRUPTED = """
 import os, sys, time
 from tpec.command import cli
-from tpec.run import compute
-real = compute.quantize_tpec
+from tpec.rounding import method
 
-def endless(*arguments):
+def endless(weight, largest, rounding, chunk, tick):
     if os.environ["RANK"] == "1":
         raise KeyboardInterrupt
     while True:
-        arguments[6]()
+        tick()
         time.sleep(0.01)
 
-compute.quantize_tpec = endless
+method.quantize_tpec = endless
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -29,6 +29,7 @@ class TensorReader(Protocol):
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in its own dtype on the CPU, not to be written to. Raises TpecError."""
+        ...
 
     def will_need(self, info: TensorInfo) -> None:
         """A hint that the tensor will be read soon."""

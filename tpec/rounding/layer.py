@@ -96,7 +96,7 @@ def quantize_nearest(weight: torch.Tensor, largest: torch.Tensor, chunk: int, ti
     codes = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     zero = torch.zeros((), device=weight.device)
     norm2, error2 = zero, zero
-    for begin, end in row_chunks(*weight.shape, chunk):
+    for begin, end in row_chunks(weight.shape, chunk):
         scaled = weight[begin:end].float() / scale
         values = nearest(scaled)
         codes[begin:end] = encode(values)
@@ -127,7 +127,7 @@ def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, rounding: Roundin
 
 
 def _best_scale(weight: torch.Tensor, metric: Metric, base: torch.Tensor) -> torch.Tensor:
-    rows = sample_rows(*weight.shape, weight.device)
+    rows = sample_rows(weight.shape[0], weight.shape[1], weight.device)
     return search_scale(weight[rows].mT[metric.order].float(), metric.diagonal, base)
 
 
@@ -150,7 +150,7 @@ def _round_rows(weight: torch.Tensor, rounding: Rounding, scale: torch.Tensor, b
     codes = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     near_codes = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     back, parts = rounding.metric.order.argsort(), []
-    for begin, end in row_chunks(*weight.shape, chunk, rounding.coupling.run if rounding.coupling else 1):
+    for begin, end in row_chunks(weight.shape, chunk, rounding.coupling.run if rounding.coupling else 1):
         part = _round_chunk(weight[begin:end], rounding, scale, base, begin, tick)
         codes[begin:end] = _in_file_order(part.codes, back)
         near_codes[begin:end] = _in_file_order(part.nearest, back)
@@ -235,5 +235,5 @@ def corrected_bias(weight: torch.Tensor, quantized: Quantized, bias: torch.Tenso
     `mean` is E[x] [in], float32; W is read `chunk` weights at a time.
     """
     shift = [(decode(quantized.codes[a:b], quantized.scale) - weight[a:b].float()) @ mean
-             for a, b in row_chunks(*weight.shape, chunk)]
+             for a, b in row_chunks(weight.shape, chunk)]
     return (bias.float() - torch.cat(shift)).to(bias.dtype)

@@ -10,7 +10,7 @@ import torch
 from ..statistics.gradients import GradientStats
 from .damping import Damping, damped, scaled
 from .feedback import Tick, feedback, improve, no_tick
-from .metric import DenseMetric, unit_upper
+from .metric import Metric, unit_upper
 
 #: Groups of rows per run. More are better and slower, each doubling less so.
 GROUPS = 8
@@ -49,7 +49,7 @@ class RowCoupling:
         return self._merged(self._runs(errors).transpose(0, 1) @ self._chunk(self._matrix, errors, begin),
                             errors.shape[1])
 
-    def round(self, weights: torch.Tensor, begin: int, metric: DenseMetric, sweeps: int,
+    def round(self, weights: torch.Tensor, begin: int, metric: Metric, sweeps: int,
               tick: Tick = no_tick) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Values and errors [n, rows], and how many sweeps were made (the most of any group).
 

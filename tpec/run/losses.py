@@ -114,7 +114,8 @@ class _Probe:
     def _covariance(self, layer: LayerPlan, stats: InputStats, device: torch.device) -> torch.Tensor:
         """Of the inputs, in units of their mean square; without their mean where a bias makes up for its error."""
         biased = f"{layer.layer}.bias" in self._plan.checkpoint.tensors
-        key = (self._calibration.layers[layer.local_layer], biased, device)
+        group = self._calibration.layers[layer.local_layer] if self._calibration else None
+        key = (group, biased, device)
         if self._kept is None or self._kept[0] != key:
             self._kept = None
             moment = stats.second_moment(device)

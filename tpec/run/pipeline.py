@@ -95,12 +95,14 @@ def settle(plan: Plan, calibration: Calibration | None, device: torch.device, pr
         return plan
     world = world or World()
 
-    def find() -> Quality:
+    def find() -> list[Quality]:
+        if world.rank != 0:
+            return []
         if calibration is not None:
             check_calibration(plan, calibration)
-        return find_quality(plan, calibration, device, progress)
+        return [find_quality(plan, calibration, device, progress)]
 
-    return with_quality(plan, world.share(world.agree(find if world.rank == 0 else _nothing)))
+    return with_quality(plan, world.share(world.agree(find))[0])
 
 
 def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
@@ -145,7 +147,7 @@ def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrit
                         if steering and layer.local_layer in steering.outputs)
     tasks = make_tasks(plan, frozenset(covered if steering else ()), coupled)
     layout = make_layout(plan, layer_options(plan, calibration), calibration_record(tasks, steering))
-    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if covered else ""}
+    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if calibration and covered else ""}
     digest = spool.job_digest(layout, plan.checkpoint.identity(), recipe)
     return Job(plan, output, layout, digest, steering, tasks, {})
 
@@ -268,7 +270,8 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
         known |= {name: one for name, one in part.known.items() if one}
     plan = job.plan
     layers = tuple(LayerReport.from_json(known[layer.name]) for layer in plan.of(QUANTIZE))
-    stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
+    stages: dict[str, float] = {name: sum(getattr(part.stages, name) for part in parts)
+                                for name in ("read", "compute", "write")}
     nonfinite = [layer.name for layer in plan.layers if known.get(layer.name, {}).get("nonfinite")]
     notes = tuple(dict.fromkeys([*filter(None, [plan.bought]), *plan.checkpoint.notes, *job.layout.notes,
                                  *_uncovered(job), *nonfinite_note(nonfinite),

@@ -8,10 +8,13 @@ from .errors import TpecError
 
 Method = Literal["tpec", "nearest"]
 Format = Literal["universal", "comfy_quant", "scaled_fp8"]
-Matmul = Literal["full_precision", "fp8"]
+#: Of single layers; `auto` chooses between them layer by layer.
+LayerMatmul = Literal["full_precision", "fp8"]
+Matmul = Literal["full_precision", "fp8", "auto"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 FORMATS: tuple[Format, ...] = get_args(Format)
+LAYER_MATMULS: tuple[LayerMatmul, ...] = get_args(LayerMatmul)
 MATMULS: tuple[Matmul, ...] = get_args(Matmul)
 
 

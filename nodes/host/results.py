@@ -11,8 +11,11 @@ from pathlib import Path
 
 import torch
 
+from ...tpec.files.checkpoint import open_checkpoint
 from ...tpec.files.naming import model_stem
 from ...tpec.model.plan import Plan, make_plan
+from ...tpec.model.recipe import follow
+from ...tpec.model.template import recipe_like
 from ...tpec.run.memory import estimate
 from ...tpec.run.pipeline import quantize
 from ...tpec.run.report import Report
@@ -39,6 +42,8 @@ def _content_key(request: QuantizeRequest) -> str:
              asdict(request.settings), torch_devices(request.device),
              structure and [structure.name, *sorted(structure.linears)],
              calibration and [str(calibration.path), file_state(calibration.path)]]
+    if request.like is not None:
+        facts.append([str(request.like), file_state(request.like)])
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -48,13 +53,19 @@ def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     known = _made.get(key)
     if known and known[1] is not None and file_state(known[0].path) == known[1]:
         return known[0]
-    plan = make_plan(request.source.checkpoint, request.settings, request.source.structure)
+    plan = _plan(request)
     folder = temp_folder("results")
     output = folder / f"{model_stem(plan.checkpoint.name)}-{key}.safetensors"
-    _make_room(output, plan.output_nbytes)
+    _make_room(output, round(plan.output_nbytes * (1 + request.settings.keep_quality / 100)))
     handle = _compute(request, key, plan, output, progress)
     _made[key] = handle, file_state(handle.path)
     return handle
+
+
+def _plan(request: QuantizeRequest) -> Plan:
+    structure = request.source.structure
+    plan = make_plan(request.source.checkpoint, request.settings, structure)
+    return plan if request.like is None else follow(plan, recipe_like(open_checkpoint(request.like)), structure)
 
 
 def ensure_file(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:
@@ -84,20 +95,22 @@ def _make_room(output: Path, nbytes: int) -> None:
     The engine says so if it still has.
     """
     folder = output.parent
-    for path in (*_leftovers(output), *_oldest_first(folder.glob("*.safetensors"))):
-        if shutil.disk_usage(folder).free > nbytes * 1.02:
+    # The engine begins an output's own working file anew, so that its bytes are room.
+    own = file_state(output.with_name(f"{output.name}.partial"))
+    needed = nbytes * 1.02 - (own[0] if own is not None else 0)
+    for path in (*_leftovers(folder), *_oldest_first(folder.glob("*.safetensors"))):
+        if shutil.disk_usage(folder).free > needed:
             return
         # Windows keeps what somebody has open.
         with contextlib.suppress(OSError):
             path.unlink()
 
 
-def _leftovers(output: Path) -> list[Path]:
-    """Working files that no run uses: those of `output`, which begins anew, and those not written to for long."""
+def _leftovers(folder: Path) -> list[Path]:
+    """Working files and journals that nobody has written to for long; a lock may be old and yet be held."""
     before = (time.time() - _ABANDONED) * 1e9
-    own = f"{output.name}.partial"
-    return [path for path in _oldest_first(output.parent.glob("*.partial*"))
-            if path.name.startswith(own) or (state := file_state(path)) is not None and state[1] < before]
+    found = [path for path in folder.glob("*.partial*") if path.suffix != ".lock"]
+    return [path for path in _oldest_first(found) if (state := file_state(path)) is not None and state[1] < before]
 
 
 def _oldest_first(paths: Iterable[Path]) -> list[Path]:

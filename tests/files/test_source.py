@@ -13,7 +13,7 @@ from tpec.files.checkpoint import open_checkpoint
 from tpec.files.source import ComputedModel, describe_tensors
 from tpec.model.origin import GraphOrigin, origin_of
 from tpec.model.plan import make_plan
-from tpec.run.losses import measure
+from tpec.run.choices.losses import measure
 from tpec.run.memory import PIECE
 from tpec.run.pipeline import quantize
 from tpec.settings import Settings

@@ -1,4 +1,4 @@
-"""Whether a layer's rounding explains what was added to its bias; the mathematics is in docs/method.md, section 9."""
+"""Whether a layer's rounding explains what was added to its bias; the mathematics is in docs/method.md, section 10."""
 
 import torch
 

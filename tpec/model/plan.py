@@ -9,7 +9,7 @@ from ..errors import TpecError
 from ..files.dtypes import FLOATS, byte_count
 from ..files.header import TensorInfo
 from ..files.source import Source
-from ..settings import Matmul, Settings
+from ..settings import LayerMatmul, Settings
 from .families import CUSTOM, DROP, KEEP, QUANTIZE, Action, Detection, Family, choose_parts, detect, refuse_incomplete
 from .fate import Agreement, fate
 from .quantized import refuse_quantized
@@ -28,7 +28,7 @@ class LayerPlan:
     local: str
     action: Action
     reason: str
-    matmul: Matmul | Literal[""] = ""
+    matmul: LayerMatmul | Literal[""] = ""
 
     @property
     def name(self) -> str:
@@ -61,8 +61,8 @@ class Plan:
     """A checkpoint, the settings, what was detected and every tensor's fate, in file order.
 
     parts: the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`). layers: one
-    entry for every tensor, biases and norms included. notes: sentences for the summary. bought: the sentence on what
-    `settings.keep_quality` bought, '' until it is spent.
+    entry for every tensor, biases and norms included. notes: sentences for the summary. bought: sentences on what
+    was measured for `settings.keep_quality` and `matmul: auto`, () until that is done.
     """
 
     checkpoint: Source
@@ -70,7 +70,7 @@ class Plan:
     parts: tuple[Detection, ...]
     layers: tuple[LayerPlan, ...]
     notes: tuple[str, ...] = ()
-    bought: str = ""
+    bought: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -117,7 +117,7 @@ class Plan:
             f"{len(quantized)} Linear layers become FP8, {len(kept)} tensors stay as they are"
             + (f", {len(dropped)} are dropped" if dropped else ""),
             *self.notes,
-            *([self.bought] if self.bought else []),
+            *self.bought,
             f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({after / before:.2f} x), format {self.settings.format}",
         ]
         return "\n".join(lines)

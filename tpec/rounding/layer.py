@@ -127,8 +127,9 @@ def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, rounding: Roundin
 
 
 def _best_scale(weight: torch.Tensor, metric: Metric, base: torch.Tensor) -> torch.Tensor:
-    rows = sample_rows(weight.shape[0], weight.shape[1], weight.device)
-    return search_scale(weight[rows].mT[metric.order].float(), metric.diagonal, base)
+    rows, columns = weight.shape
+    sample = weight[sample_rows(rows, columns, weight.device)]
+    return search_scale(sample.mT[metric.order].float(), metric.diagonal, base)
 
 
 def _trimmed(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, base: torch.Tensor, metric: Metric,

@@ -89,13 +89,13 @@ def layer_options(plan: Plan, calibration: Calibration | None) -> Mapping[str, L
         matmul = layer.matmul or plan.settings.matmul
         stats = calibration.stats(layer.local_layer) if calibration and matmul == "fp8" else None
         if stats is not None:
-            options[layer.layer] = _fp8_options(stats)
+            options[layer.layer] = fp8_options(stats)
         elif matmul != plan.settings.matmul:
             options[layer.layer] = LayerOptions(full_precision=matmul == "full_precision")
     return options
 
 
-def _fp8_options(stats: InputStats) -> LayerOptions:
+def fp8_options(stats: InputStats) -> LayerOptions:
     typical = stats.energies().mean().sqrt().item()
     if stats.absmax <= 0 or stats.absmax > _FP8_RANGE / 8 * typical:
         return LayerOptions(full_precision=True)

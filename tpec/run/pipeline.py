@@ -24,13 +24,15 @@ from ..model.finite import nonfinite_note
 from ..model.formats import make_layout
 from ..model.plan import Plan
 from ..statistics.calibration import Calibration
+from .choices.losses import Measured, measure
+from .choices.matmul import with_matmul
+from .choices.quality import find_quality, with_quality
 from .compute import Compute, memory_note
 from .fit import calibration_record, check_calibration, layer_options
 from .lane import Known, Lane, Stages
 from .memory import compute_threads
 from .processes import World
 from .progress import Halt, Meter, OnProgress
-from .quality import Quality, find_quality, with_quality
 from .report import LayerReport, Report
 from .tasks import Task, make_tasks, split
 
@@ -87,22 +89,29 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
 
 def settle(plan: Plan, calibration: Calibration | None, device: torch.device, progress: OnProgress | None = None,
            world: World | None = None) -> Plan:
-    """`plan` with `keep_quality` spent, which takes one reading of the weights; itself where there is nothing to spend.
+    """`plan` with `keep_quality` spent and `matmul: auto` decided, which takes one reading of the weights.
 
-    One process measures for all, so that they agree. Raises TpecError.
+    It is `plan` itself where there is nothing to decide. One process measures for all, so that they agree. Raises
+    TpecError.
     """
-    if plan.bought or plan.settings.keep_quality == 0:
+    auto = plan.settings.matmul == "auto"
+    if plan.bought or not auto and plan.settings.keep_quality == 0:
         return plan
     world = world or World()
 
-    def find() -> list[Quality]:
+    def measured() -> list[dict[str, Measured]]:
         if world.rank != 0:
             return []
         if calibration is not None:
             check_calibration(plan, calibration)
-        return [find_quality(plan, calibration, device, progress)]
+        elif auto:
+            raise TpecError("matmul auto needs a calibration: what rounding the inputs costs depends on them.")
+        return [measure(plan, calibration, device, progress)]
 
-    return with_quality(plan, world.share(world.agree(find))[0])
+    found = world.share(world.agree(measured))[0]
+    if plan.settings.keep_quality > 0:
+        plan = with_quality(plan, find_quality(plan, found))
+    return with_matmul(plan, found, calibration) if auto and calibration else plan
 
 
 def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
@@ -273,7 +282,7 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
     stages: dict[str, float] = {name: sum(getattr(part.stages, name) for part in parts)
                                 for name in ("read", "compute", "write")}
     nonfinite = [layer.name for layer in plan.layers if known.get(layer.name, {}).get("nonfinite")]
-    notes = tuple(dict.fromkeys([*filter(None, [plan.bought]), *plan.checkpoint.notes, *job.layout.notes,
+    notes = tuple(dict.fromkeys([*plan.bought, *plan.checkpoint.notes, *job.layout.notes,
                                  *_uncovered(job), *nonfinite_note(nonfinite),
                                  *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")

@@ -7,10 +7,11 @@ from collections import namedtuple
 from pathlib import Path
 
 import folder_paths
-from pack.nodes import spool
 from pack.nodes.handles import CheckpointHandle, QuantizeRequest
-from pack.tpec.command.demo import demo_tensors, write_safetensors
+from pack.nodes.host import results as spool
+from pack.tpec.command.demo import demo_tensors
 from pack.tpec.files.checkpoint import open_checkpoint
+from pack.tpec.files.plain import write_safetensors
 from pack.tpec.settings import Settings
 
 base = Path(sys.argv[1])
@@ -39,24 +40,27 @@ if spool.ensure_file(made, silent) is made and os.stat(made.path).st_mtime_ns ==
 
 # A full disk: what was left behind goes first, what is being written stays, and a file may vanish meanwhile.
 folder = made.path.parent
-old, busy, own = (folder / name for name in ("old.safetensors.partial", "busy.safetensors.partial",
-                                             "new.safetensors.partial"))
-for path in (old, busy, own):
+new = folder / "new.safetensors"
+old, journal, lock, busy = (folder / f"{name}.safetensors.partial{end}" for name, end in (
+    ("old", ""), ("old", ".journal0"), ("old", ".lock"), ("busy", "")))
+for path in (old, journal, lock, busy):
     path.write_bytes(bytes(1000))
-journal = folder / "old.safetensors.partial.journal0"
-journal.write_text("{}")
 hours_ago = time.time() - 7200
-for path in (old, journal):
+for path in (old, journal, lock):
     os.utime(path, (hours_ago, hours_ago))
 (folder / "vanished.safetensors").symlink_to(folder / "nowhere")
 usage = namedtuple("usage", "total used free")
-spool.shutil.disk_usage = lambda path: usage(0, 0, 10**6 if not old.exists() and not own.exists() else 0)
-spool._make_room(folder / "new.safetensors", 1000)
-if not old.exists() and not journal.exists() and not own.exists():
+spool.shutil.disk_usage = lambda path: usage(0, 0, 0 if old.exists() or journal.exists() else 10**6)
+spool._make_room(new, 1000)
+if not old.exists() and not journal.exists():
     print("leftovers go first")
-if busy.exists() and made.path.exists():
+if busy.exists() and lock.exists() and made.path.exists():
     print("the rest stays")
-spool.shutil.disk_usage = lambda path: usage(0, 0, 0)
-spool._make_room(folder / "new.safetensors", 1000)
+spool.shutil.disk_usage = lambda path: usage(0, 0, 100)
+new.with_name(f"{new.name}.partial").write_bytes(bytes(1000))
+spool._make_room(new, 1000)
+if made.path.exists():
+    print("what begins anew counts as room")
+spool._make_room(new, 2000)
 if not made.path.exists() and busy.exists():
     print("then results")

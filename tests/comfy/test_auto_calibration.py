@@ -142,3 +142,25 @@ def test_a_calibration_of_a_relative_is_used_and_named(server: ComfyServer):
             **nodes, **by_default(f"diffusion_models/{name}.safetensors", calibration=["calibrate", 0]),
             "show": p.node("PreviewAny", source=["quantize", 1])})
         assert ("relative of this model" in outcome.text("quantize")) == relative
+
+
+def test_a_model_with_a_lora_is_a_relative_of_the_one_without_but_not_of_itself(server: ComfyServer):
+    base = models.flux(hidden=128, seed=16)
+    models.save(base, server.models / "diffusion_models" / "plain.safetensors")
+    (server.models / "loras").mkdir(exist_ok=True)
+    models.save(models.lora(base, size=0.3), server.models / "loras" / "relative.safetensors")
+    loras = {**p.stock_loader("plain.safetensors"), **p.with_lora("relative.safetensors")}
+    itself = server.succeed({**loras, **p.quantizing_model(["lora", 0], calibrate="auto"),
+                             "show": p.node("PreviewAny", source=["quantize", 1])}, 580)
+    assert "calibrated itself: " in itself.text("quantize") and "relative of" not in itself.text("quantize")
+    save_file({"context": torch.randn(1, 8, 64), "pooled": torch.randn(1, 64)},
+              server.base / "input" / "small.safetensors")
+    other = server.succeed({
+        **loras, **p.quantizing_model(["lora", 0], calibration=["calibrate", 0]),
+        "noise": p.node("TestStoredConditioning", filename="small.safetensors", first=0, count=1, empty=False),
+        "latent": p.node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
+        "calibrate": p.node("TPECCalibrate", model=["model", 0], positive=["noise", 0], negative=["noise", 0],
+                            latent_image=["latent", 0], seed=0, steps=2, cfg=1.0, sampler_name="euler",
+                            scheduler="simple", runs=1),
+        "show": p.node("PreviewAny", source=["quantize", 1])})
+    assert "relative of this model" in other.text("quantize")

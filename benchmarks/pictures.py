@@ -1,19 +1,21 @@
-"""Pictures and velocity errors of quantized files, everything done by a real ComfyUI, in one run.
+"""Pictures and velocity errors of quantized files of two models, everything done by a real ComfyUI, in one run.
 
-    python -m benchmarks.pictures --shared ../shared --calibrate 8 32
+    python -m benchmarks.pictures --shared ../shared --gpu
 
 Starts the ComfyUI of the tests (COMFYUI_PATH, COMFYUI_PYTHON) with this pack. Every file is made by API prompts: plain
-rounding, this project without calibration, and calibrated with stored conditionings 32 and on (one sampling of 20 steps
-each, cfg 3). Then stock UNETLoader and KSampler draw prompts 0 and on with every file, and PSNR is against the bf16
-model's pictures.
+rounding, this project by the weights alone, as a user gets it with nothing but three nodes (the model calibrates
+itself), and calibrated with stored conditionings 32 and on (one sampling of 20 steps each, cfg 3). Then stock
+UNETLoader and KSampler draw prompts 0 and on with every file, and PSNR is against the bf16 model's pictures.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +26,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "comfy"))
 import prompts as p  # noqa: E402
 from comfy_server import ComfyServer, find_comfy, find_python, link  # noqa: E402
 
-TINYFLUX = "tinyflux_shapes_bf16.safetensors"
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model: its folder and file below `models`, and its family's latents."""
+
+    folder: str
+    file: str
+    latents: tuple[float, float]
+
+
+MODELS = {"tinyflux": Model("tinyflux-shapes", "tinyflux_shapes_bf16.safetensors", p.FLUX_LATENT),
+          "tinysd3": Model("tinysd3-shapes", "tinysd3_shapes_bf16.safetensors", p.SD3_LATENT)}
+#: Both models were trained on the same captions, with one text encoder.
+CONDITIONINGS = MODELS["tinyflux"].folder
 #: Conditionings per prompt given to ComfyUI.
 BATCH = 8
 #: Seconds that one prompt may take on a slow machine.
@@ -33,18 +48,19 @@ _PATIENCE = 7200
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, required=True, help="folder with models/tinyflux-shapes and fidelity")
-    parser.add_argument("--calibrate", type=int, nargs="*", default=[8], help="numbers of calibration prompts")
+    parser.add_argument("--shared", type=Path, required=True, help="folder with models and fidelity")
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS), help="models (default both)")
+    parser.add_argument("--calibrate", type=int, nargs="*", default=[8, 32], help="calibration prompts (default 8 32)")
     parser.add_argument("--sensitivity", action="store_true", help="calibrate with output gradients as well, beside it")
     parser.add_argument("--gpu", action="store_true", help="let ComfyUI use its GPU (default: the CPU)")
-    parser.add_argument("--pictures", type=int, default=16, help="prompts to draw (default 16)")
+    parser.add_argument("--pictures", type=int, default=16, help="prompts to draw (default 16; 0: velocities alone)")
     parser.add_argument("--steps", type=int, default=20)
     return parser.parse_args()
 
 
-def calibrating(count: int, steps: int, sensitivity: bool) -> dict[str, dict]:
+def calibrating(file: str, count: int, steps: int, sensitivity: bool) -> dict[str, dict]:
     """Nodes that sample conditionings 32 and on, BATCH at a time, each batch adding to the calibration before it."""
-    nodes = p.stock_loader(TINYFLUX)
+    nodes = p.stock_loader(file)
     before: dict[str, object] = {}
     for first in range(32, 32 + count, BATCH):
         part = p.sampling(["model", 0], "unused", first=first, count=min(BATCH, 32 + count - first))
@@ -57,20 +73,37 @@ def calibrating(count: int, steps: int, sensitivity: bool) -> dict[str, dict]:
     return nodes | {"last": p.node("PreviewAny", source=[*before["calibration"][:1], 1])}
 
 
-def make(server: ComfyServer, name: str, nodes: dict[str, dict], **settings: object) -> float:
+def jobs(args: argparse.Namespace) -> dict[str, tuple[int, dict[str, object]]]:
+    """By title: how many conditionings to calibrate with, and inputs of TPEC Quantize FP8 or of calibrating."""
+    found: dict[str, tuple[int, dict[str, object]]] = {
+        "nearest": (0, {"method": "nearest"}), "by the weights alone": (0, {}),
+        "calibrated itself (default)": (0, {"calibrate": "auto"})}
+    for count in args.calibrate:
+        found[f"{count} prompts"] = (count, {"sensitivity": False})
+        if args.sensitivity:
+            found[f"{count} prompts, sensitivity"] = (count, {"sensitivity": True})
+    return found
+
+
+def make(server: ComfyServer, name: str, model: Model, count: int, steps: int, settings: dict[str, object]) -> float:
     """Quantize and save as `name`; returns seconds."""
+    nodes: dict[str, dict] = {}
+    if count:
+        nodes = calibrating(model.file, count, steps, bool(settings["sensitivity"]))
+        settings = {"calibration": [f"calibrate{range(32, 32 + count, BATCH)[-1]}", 0]}
     begun = time.monotonic()
-    server.succeed({**nodes, **p.quantizing(f"diffusion_models/{TINYFLUX}", **settings), **p.saving(name)}, _PATIENCE)
+    server.succeed({**nodes, **p.quantizing(f"diffusion_models/{model.file}", **settings), **p.saving(name)}, _PATIENCE)
     return time.monotonic() - begun
 
 
-def draw(server: ComfyServer, file: str, args: argparse.Namespace, model: Path) -> torch.Tensor:
+def draw(server: ComfyServer, file: str, args: argparse.Namespace, model: Model) -> torch.Tensor:
     """Pictures [count, 3, 64, 64] of prompts 0 and on."""
     parts = []
     for first in range(0, args.pictures, BATCH):
         nodes = {**p.stock_loader(file), **p.sampling(["model", 0], f"{Path(file).stem}{first}", first=first,
                                                       count=min(BATCH, args.pictures - first), steps=args.steps)}
-        parts.append(p.image(p.saved_latent(server, server.succeed(nodes, _PATIENCE)), model))
+        latent = p.saved_latent(server, server.succeed(nodes, _PATIENCE))
+        parts.append(p.image(latent, args.shared / "models" / CONDITIONINGS, model.latents))
     return torch.cat(parts)
 
 
@@ -80,43 +113,42 @@ def velocity_ratio(script: Path, file: Path) -> float:
     return json.loads(run.stdout)["ratio_to_round_to_nearest"]
 
 
+def measure(server: ComfyServer, title: str, args: argparse.Namespace) -> list[tuple[str, ...]]:
+    """One row per file of a model."""
+    model, script = MODELS[title], args.shared / "fidelity" / "velocity_error.py"
+    link(args.shared / "models" / model.folder / model.file, server.models / "diffusion_models" / model.file)
+    original = draw(server, model.file, args, model) if args.pictures else None
+    rows: list[tuple[str, ...]] = []
+    base = math.nan
+    for number, (name, (count, settings)) in enumerate(jobs(args).items()):
+        seconds = make(server, f"{title}{number}", model, count, args.steps, settings)
+        file = f"{title}{number}.safetensors"
+        ratio = velocity_ratio(script, server.models / "diffusion_models" / file)
+        psnr = math.nan
+        if original is not None:
+            pictures = draw(server, file, args, model)
+            each = [p.psnr(a, b, 1.0) for a, b in zip(pictures, original, strict=True)]
+            psnr = sum(each) / len(each)
+        base = psnr if number == 0 else base
+        rows.append((title, name, f"{ratio:.4f}", f"{psnr:.2f}", f"{psnr - base:+.2f}", f"{seconds:.0f}"))
+        print(f"done {rows[-1]}", flush=True)
+    return rows
+
+
 def main() -> None:
     args = arguments()
-    shared = args.shared.resolve()
-    model, script = shared / "models" / "tinyflux-shapes", shared / "fidelity" / "velocity_error.py"
+    args.shared = args.shared.resolve()
     comfy = find_comfy()
     if comfy is None or find_python(comfy) is None:
         sys.exit("no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON")
     print(environment(), flush=True)
-    jobs: dict[str, tuple[int, bool]] = {"nearest": (0, False), "tpec": (0, False)}
-    for count in args.calibrate:
-        jobs[f"tpec, calibrated on {count}"] = (count, False)
-        if args.sensitivity:
-            jobs[f"tpec, calibrated on {count}, sensitivity"] = (count, True)
     with tempfile.TemporaryDirectory() as folder, \
             ComfyServer(comfy, find_python(comfy), Path(folder), not args.gpu) as server:
-        link(model / TINYFLUX, server.models / "diffusion_models" / TINYFLUX)
-        link(model / p.CONDITIONING, server.base / "input" / p.CONDITIONING)
-        original = draw(server, TINYFLUX, args, model)
-        rows, base = [], None
-        for number, (title, (count, sensitivity)) in enumerate(jobs.items()):
-            name = f"file{number}"
-            settings = {"method": "nearest"} if title == "nearest" else {}
-            if count:
-                settings = {"calibration": [f"calibrate{range(32, 32 + count, BATCH)[-1]}", 0]}
-            nodes = calibrating(count, args.steps, sensitivity) if count else {}
-            seconds = make(server, name, nodes, **settings)
-            ratio = velocity_ratio(script, server.models / "diffusion_models" / f"{name}.safetensors")
-            pictures = draw(server, f"{name}.safetensors", args, model)
-            each = [p.psnr(a, b, 1.0) for a, b in zip(pictures, original, strict=True)]
-            mean, pooled = sum(each) / len(each), p.psnr(pictures, original, 1.0)
-            base = base or (mean, pooled)
-            rows.append((title, f"{ratio:.4f}", f"{mean:.2f}", f"{mean - base[0]:+.2f}", f"{pooled:.2f}",
-                         f"{pooled - base[1]:+.2f}", f"{seconds:.0f}"))
-            print(f"done {title}: {rows[-1][1:]}", flush=True)
+        link(args.shared / "models" / CONDITIONINGS / p.CONDITIONING, server.base / "input" / p.CONDITIONING)
+        rows = [row for title in args.model for row in measure(server, title, args)]
     print()
-    print(markdown_table(("file", "velocity error / nearest", f"mean PSNR of {args.pictures} pictures, dB",
-                          "over nearest", "PSNR of all pixels together, dB", "over nearest", "seconds to make"), rows))
+    print(markdown_table(("model", "file", "velocity error / nearest", f"mean PSNR of {args.pictures} pictures, dB",
+                          "over nearest", "seconds to make"), rows))
 
 
 if __name__ == "__main__":

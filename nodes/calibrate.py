@@ -90,7 +90,7 @@ class TPECCalibrate(io.ComfyNode):
             sample_all(model)
             return {}
 
-        handle = calibrate(plan, layers, type(model.model).__name__, runs, run_all, calibration, progress)
+        handle = calibrate(plan, layers, model, type(model.model).__name__, runs, run_all, calibration, progress)
         text = "\n".join([handle.summary, *_notes(len(lines), size)])
         return io.NodeOutput(handle, text, ui=ui.PreviewText(text))
 

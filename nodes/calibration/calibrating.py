@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,9 @@ from ...tpec.statistics.calibration import Calibration, hash_layers, merge
 from ...tpec.statistics.gradients import GradientStats
 from ...tpec.statistics.storage import open_calibration, save_calibration
 from ...tpec.statistics.watching import CollectionPlan, Collector, join_passes, plan_collection
+from ...tpec.statistics.weights import sample_weights, sampled_layers
 from ..handles import CalibrationHandle
+from ..host.baking import baked
 from ..host.paths import temp_folder
 from ..host.progress import NodeProgress
 
@@ -76,7 +78,7 @@ def _obtainable(device: torch.device) -> int:
     return min(memory.get_total_memory(device), memory.get_free_memory(device) + held)
 
 
-def calibrate(plan: CollectionPlan, layers: Layers, source: str, runs: int, run: Run,
+def calibrate(plan: CollectionPlan, layers: Layers, patcher, source: str, runs: int, run: Run,
               earlier: CalibrationHandle | None, progress: NodeProgress) -> CalibrationHandle:
     """Collect during `run(collector, layers of the pass)`, once per pass, and write a file into ComfyUI's temp folder.
 
@@ -103,11 +105,18 @@ def calibrate(plan: CollectionPlan, layers: Layers, source: str, runs: int, run:
         found = _all_passes(plan, one_pass, Path(parts), progress)
         if known is not None:
             found = merge(known, found)
+        found = replace(found, weights=_weights_of(patcher, layers, found.layers))
         _save(found, path, progress)
         summary = describe(found, set(layers))
         # Its files are closed with it.
         del found
     return CalibrationHandle(path, summary)
+
+
+def _weights_of(patcher, layers: Layers, seen: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """A few weights of the layers that were seen, with the patches of the ModelPatcher whose model has them."""
+    names = {id(module): name for name, module in patcher.model.named_modules()}
+    return sample_weights(sampled_layers(seen), lambda layer: baked(patcher, f"{names[id(layers[layer])]}.weight"))
 
 
 def _all_passes(plan: CollectionPlan, one_pass: Callable[[tuple[str, ...]], Calibration], folder: Path,

@@ -1,6 +1,7 @@
 """Empty latents of the size that a model is usually sampled with."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import comfy.model_management as memory
 import torch
@@ -77,6 +78,21 @@ def latent_shape(size: Size, latent_format: object) -> tuple[int, ...]:
     if getattr(latent_format, "latent_dimensions", 2) == 2:
         return (1, channels, *picture)
     return (1, channels, (size.frames - 1) // getattr(latent_format, "temporal_downscale_ratio", 1) + 1, *picture)
+
+
+def modest(size: Size, tokens: int, pixels: int = 16) -> Size:
+    """`size`, smaller where that many tokens of `pixels` x `pixels` are enough: for statistics, not for looking at.
+
+    Sides are multiples of 64 and at least 256. Videos get smaller first, then shorter, by the frames of most models:
+    one and multiples of four.
+    """
+    if size.kind == AUDIO:
+        return size
+    wide = min(1.0, max(pixels * math.sqrt(tokens / (size.width * size.height)), 0.5 if size.frames > 1 else 0.0))
+    width, height = (max(min(side, 256), round(side * wide / 64) * 64) for side in (size.width, size.height))
+    frames = 4 * math.ceil(tokens * pixels**2 / (width * height)) + 1
+    return replace(size, width=min(width, size.width), height=min(height, size.height),
+                   frames=min(size.frames, frames))
 
 
 def kind_of(patcher) -> str:

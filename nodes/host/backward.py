@@ -72,6 +72,10 @@ class BackwardRuns:
                 raise _sentence(error) from error
 
 
+class NoBackward(TpecError):
+    """This model, or this machine, has no backward run."""
+
+
 class _Evaluations:
     """Tells a sampler's evaluations of the model apart, and which of them are run backwards.
 
@@ -99,13 +103,13 @@ class _Evaluations:
         return (self._step - self._run) % EVERY == max(min(EVERY // 2 - 1, last), 0)
 
 
-def _sentence(error: BaseException) -> TpecError:
+def _sentence(error: BaseException) -> NoBackward:
     """Why there was no backward run, and what to do."""
     if is_out_of_memory(error):
-        return TpecError("There is not enough VRAM to run this model backwards: turn 'sensitivity' off, or use a "
-                         "smaller latent or batch.")
+        return NoBackward("There is not enough VRAM to run this model backwards: turn 'sensitivity' off, or use a "
+                          "smaller latent or batch.")
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return TpecError(f"This model cannot be run backwards ({first}): turn 'sensitivity' off.")
+    return NoBackward(f"This model cannot be run backwards ({first}): turn 'sensitivity' off.")
 
 
 def _step_size(sigma: torch.Tensor, options: Mapping[str, object]) -> torch.Tensor:

@@ -28,7 +28,7 @@ class NodeProgress:
         memory.throw_exception_if_processing_interrupted()
         part = event.done / event.total if event.total else 1.0
         self._bar.update_absolute(round(_STEPS * part), _STEPS)
-        left = "" if event.eta is None or part < _TELLING else f", about {_duration(event.eta)} left"
+        left = "" if event.eta is None or part < _TELLING else f", about {duration(event.eta)} left"
         self.text(f"{event.index} of {event.count} layers{left}\n{event.layer}")
 
     def counted(self, what: str) -> Callable[[int, int], None]:
@@ -49,5 +49,8 @@ class NodeProgress:
             server.send_sync("tpec.text", {"node": self._node_id, "text": message}, server.client_id)
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """For people: seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -18,7 +18,8 @@ def node(kind: str, **inputs: object) -> dict:
 
 def quantizing(checkpoint: str, family: str = "auto", **settings: object) -> dict[str, dict]:
     """Nodes `load` and `quantize`."""
-    choices = {"method": "tpec", "format": "universal", "matmul": "full_precision", **settings}
+    choices = {"method": "tpec", "format": "universal", "matmul": "full_precision", "calibrate": "never",
+               **settings}
     return {"load": node("TPECLoadCheckpoint", checkpoint=checkpoint, family=family),
             "quantize": node("TPECQuantizeFP8", checkpoint=["load", 0], **choices)}
 
@@ -73,9 +74,13 @@ def psnr(value: torch.Tensor, reference: torch.Tensor, span: float = 0.0) -> flo
     return math.inf if noise == 0 else 10 * math.log10(span * span / noise)
 
 
-def image(latent: torch.Tensor, shared_models: Path) -> torch.Tensor:
-    """The small model's pictures [count, 3, 64, 64] in 0 .. 1; its latents are linear codes of 2 x 2 pixels."""
-    codes = (latent - 0.1159) * 0.3611
+#: Shift and scale of ComfyUI's latents of a family against what the model itself sees.
+FLUX_LATENT, SD3_LATENT = (0.1159, 0.3611), (0.0609, 1.5305)
+
+
+def image(latent: torch.Tensor, shared_models: Path, family: tuple[float, float] = FLUX_LATENT) -> torch.Tensor:
+    """The small models' pictures [count, 3, 64, 64] in 0 .. 1; what they see are linear codes of 2 x 2 pixels."""
+    codes = (latent - family[0]) * family[1]
     to_rgb = load_file(shared_models / CONDITIONING)["latent_to_rgb"].float()
     pixels = torch.einsum("bchw,cp->bphw", codes, to_rgb)
     return (torch.nn.functional.pixel_shuffle(pixels, 2) * 0.31 + 0.5).clamp(0, 1)

@@ -16,7 +16,7 @@ NODES = {
     "TPECModelSource": ("Model To Quantize", ["model"], ["TPEC_CHECKPOINT", "STRING"]),
     "TPECQuantizeFP8": ("TPEC Quantize FP8", [
         "checkpoint", "calibration", "method", "format", "matmul", "keep_distillation", "top_k", "num_iter", "include",
-        "exclude", "device", "keep_nonfinite"], ["TPEC_QUANTIZED", "STRING"]),
+        "exclude", "device", "keep_nonfinite", "keep_quality", "like", "calibrate"], ["TPEC_QUANTIZED", "STRING"]),
     "TPECSaveScaledFP8": ("Save Scaled FP8", ["quantized", "filename", "folder", "if_exists"], ["COMBO", "STRING"]),
     "TPECLoadScaledFP8": ("Load Scaled FP8", ["quantized"], ["MODEL", "CLIP", "VAE"]),
     "TPECCalibrate": ("TPEC Calibrate", ["model", *SAMPLING, "runs", "calibration", "sensitivity", "clip", "prompts",
@@ -64,9 +64,16 @@ def test_choices_of_the_contract(info):
     assert quantize["method"][1]["options"] == ["tpec", "nearest"]
     assert quantize["format"][1]["options"] == ["universal", "comfy_quant", "scaled_fp8"]
     assert quantize["matmul"][1]["options"] == ["full_precision", "fp8"]
+    assert quantize["calibrate"][1]["options"] == ["auto", "never"] and quantize["calibrate"][1]["default"] == "auto"
     assert inputs(info["TPECSaveScaledFP8"])["if_exists"][1]["options"] == ["error", "number", "overwrite"]
     assert inputs(info["TPECCalibrate"])["preset"][1]["options"] == ["custom", "quick", "good", "best"]
     assert inputs(info["TPECLoadCheckpoint"])["family"][1]["default"] == "auto"
+
+
+def test_new_inputs_of_quantizing_are_optional_and_last(info):
+    """API prompts and workflows of earlier versions say nothing of them."""
+    optional = list(info["TPECQuantizeFP8"]["input"]["optional"])
+    assert optional[-3:] == ["keep_quality", "like", "calibrate"]
 
 
 @pytest.mark.parametrize("name", NODES)

@@ -70,6 +70,26 @@ def test_usual_sizes_of_the_families(inside):
     assert {"SD15", "SDXL", "SD3", "Flux", "WAN21_T2V", "HunyuanVideo", "LTXV", "StableAudio"} <= found.keys()
 
 
+#: Width of tokens and of the pooled embedding, 0 where there is none.
+EMBEDDINGS = {
+    "sd15": [768, 0], "sd21": [1024, 0], "sdxl": [2048, 1280], "sdxl-refiner": [1280, 1280], "sd3-medium": [4096, 2048],
+    "auraflow-0.3": [2048, 0], "pixart-sigma-1024": [4096, 0], "flux1-dev": [4096, 768], "flux2-dev": [15360, 0],
+    "chroma1": [4096, 0], "lumina2": [2304, 0], "z-image": [2560, 0], "hidream-i1": [4096, 2048],
+    "qwen-image": [3584, 0], "wan2.1-t2v-14b": [4096, 0], "hunyuan-video-t2v": [4096, 768], "ltx-video-2b": [4096, 0],
+    "mochi-preview": [4096, 0], "cosmos-predict2-2b-t2i": [1024, 0], "kandinsky5-image-lite": [3584, 768],
+    "stable-audio-open-1.0": [768, 0], "trellis2": None,
+}
+
+
+def test_text_embeddings_of_the_families_by_their_layers(inside):
+    found, sizes = map(json.loads, inside("prompt_free.py", HERE.parent)[-2:])
+    assert {name: found[name] for name in EMBEDDINGS} == EMBEDDINGS
+    assert sizes == {"pictures 100": [256, 256, 1], "pictures 1024": [512, 512, 1],
+                     "pictures 1000000": [1024, 1024, 1], "video 100": [384, 256, 5], "video 1024": [704, 384, 5],
+                     "video 1000000": [832, 480, 81], **dict.fromkeys(
+                         ("sound 100", "sound 1024", "sound 1000000"), [0, 0, 1])}
+
+
 def test_patched_weights_in_every_state_of_the_model(inside):
     assert inside("patched.py") == [
         "static in every state", "dynamic in every state", "where weights that stay loaded carry the patch already",

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import is_out_of_memory
+from ..files.dtypes import TORCH_DTYPES
+from ..files.header import TensorInfo
+from ..files.source import TensorReader
 from ..model.families import QUANTIZE
 from ..model.plan import LayerPlan, Plan
 from ..model.roles import density, modulates, of_text
@@ -63,9 +66,15 @@ def measure(plan: Plan, calibration: Calibration | None, device: torch.device,
             if at + 1 < len(layers):
                 reader.will_need(layers[at + 1].info)
             meter.begin(layer.layer)
-            found[layer.layer] = probe.measure(layer, reader.tensor(layer.name))
+            found[layer.layer] = probe.measure(layer, _loaded(reader, layer.info))
             meter.advance(layer.info.nbytes, True, "measured")
     return found
+
+
+def _loaded(reader: TensorReader, info: TensorInfo) -> torch.Tensor:
+    raw = torch.empty(info.nbytes, dtype=torch.uint8)
+    reader.read_into(info, memoryview(raw.numpy()))
+    return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
 
 class _Probe:
@@ -73,7 +82,7 @@ class _Probe:
 
     def __init__(self, plan: Plan, calibration: Calibration | None, device: torch.device) -> None:
         self._plan, self._calibration, self._device = plan, calibration, device
-        self._kept: tuple[object, torch.Tensor] | None = None
+        self._kept: tuple[object, tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def measure(self, layer: LayerPlan, weight: torch.Tensor) -> Measured:
         stats, gradients = self._known(layer)
@@ -101,18 +110,20 @@ class _Probe:
         plain = _ratio(errors.square().sum(), sample.square().sum())
         if stats is None:
             return Measured(plain)
-        covariance = self._covariance(layer, stats, weight.device)
+        covariance, unit = self._covariance(layer, stats, weight.device)
         wrong = ((errors @ covariance) * errors).sum(1).clamp(min=0)
         right = ((sample @ covariance) * sample).sum(1).clamp(min=0)
         felt = None
         if gradients is not None:
             strength = gradients.second_moment(weight.device).diagonal(dim1=-2, dim2=-1).reshape(-1)[rows]
-            felt = ((strength * wrong).sum() * scale.square()).item() * len(weight) / count * gradients.tokens
+            felt = ((strength * wrong).sum() * scale.square() * unit).item() * len(weight) / count * gradients.tokens
         spread = _ratio(covariance.trace().square(), covariance.square().sum()) / len(covariance)
         return Measured(plain, _ratio(wrong.sum(), right.sum()), spread, stats.tokens, felt)
 
-    def _covariance(self, layer: LayerPlan, stats: InputStats, device: torch.device) -> torch.Tensor:
-        """Of the inputs, in units of their mean square; without their mean where a bias makes up for its error."""
+    def _covariance(self, layer: LayerPlan, stats: InputStats, device: torch.device) -> tuple[
+            torch.Tensor, torch.Tensor]:
+        """Of the inputs, in units of their mean square, and that; without the mean where a bias makes up for its error.
+        """
         biased = f"{layer.layer}.bias" in self._plan.checkpoint.tensors
         key = (self._calibration.layers[layer.local_layer], biased, device)
         if self._kept is None or self._kept[0] != key:
@@ -122,7 +133,7 @@ class _Probe:
             if biased:
                 mean = stats.mean.to(device)
                 moment.addr_(mean, mean, alpha=-1)
-            self._kept = key, moment.div_(unit)
+            self._kept = key, (moment.div_(unit), unit)
         return self._kept[1]
 
 

@@ -32,6 +32,7 @@ from .memory import compute_threads
 from .processes import World
 from .progress import Meter, OnProgress
 from .quality import Quality, find_quality, with_quality
+from .relatives import relative_notes
 from .report import LayerReport, Report
 from .tasks import Task, make_tasks, split
 
@@ -271,7 +272,7 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
     stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
     nonfinite = [layer.name for layer in plan.layers if facts.get(layer.name, {}).get("nonfinite")]
     notes = tuple(dict.fromkeys([*filter(None, [plan.bought]), *plan.checkpoint.notes, *job.layout.notes,
-                                 *_uncovered(job), *nonfinite_note(nonfinite),
+                                 *_uncovered(job), *relative_notes(plan, job.calibration), *nonfinite_note(nonfinite),
                                  *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
     kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.layers)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from ..errors import TpecError
 from .gradients import GradientStats, merge_outputs
 from .inputs import InputStats, merge_inputs
+from .weights import Samples
 
 VERSION = "1"
 
@@ -21,7 +22,8 @@ class Calibration:
 
     `outputs` holds statistics of the gradients at layers' outputs, of as many layers as there are any. `shapes` are the
     weights [out, in] of all the model's Linear layers, also of those that saw no input; empty when an earlier version
-    wrote the file. `identity` is that of the file which the statistics are read from, if they are.
+    wrote the file. `identity` is that of the file which the statistics are read from, if they are. `weights` are a
+    few of the weights of the model that was calibrated; empty where an earlier version wrote the file.
     """
 
     groups: Mapping[str, InputStats]
@@ -32,6 +34,7 @@ class Calibration:
     outputs: Mapping[str, GradientStats] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     identity: Mapping[str, object] | None = None
+    weights: Samples = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = set(self.layers.values()) - self.groups.keys()
@@ -94,4 +97,5 @@ def merge(first: Calibration, second: Calibration) -> Calibration:
         raise TpecError("The two calibrations share inputs differently between layers: collect them anew.")
     groups = {name: merge_inputs(name, stats, second.groups[name]) for name, stats in first.groups.items()}
     return replace(first, groups=groups, runs=first.runs + second.runs, shapes=first.shapes or second.shapes,
+                   weights=second.weights or first.weights,
                    outputs=merge_outputs(first.outputs, second.outputs), identity=None)

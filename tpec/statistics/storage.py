@@ -51,6 +51,8 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
     if calibration.outputs:
         metadata["outputs"] = json.dumps({name: {"rows": stats.rows, "tokens": stats.tokens}
                                           for name, stats in calibration.outputs.items()})
+    if calibration.weights:
+        metadata["weights"] = json.dumps(dict(calibration.weights))
     with replacing(path, overwrite) as part:
         _write(part, list(_groups(calibration)), metadata, on_part)
     return path
@@ -78,7 +80,8 @@ def open_calibration(path: Path | str) -> Calibration:
         outputs = {name: stored_gradients(file, name, int(fact["rows"]), int(fact["tokens"]))
                    for name, fact in _table(meta.get("outputs", "{}")).items()}
         return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs,
-                           _shapes(meta.get("shapes", "{}"), meta["layers_hash"]), checkpoint.identity())
+                           _shapes(meta.get("shapes", "{}"), meta["layers_hash"]), checkpoint.identity(),
+                           _weights(meta.get("weights", "{}")))
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise file.damaged(error) from None
 
@@ -119,6 +122,11 @@ def _table(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("a table is missing")
     return value
+
+
+def _weights(text: str) -> dict[str, tuple[float, ...]]:
+    """A few weights of the model; none in files of earlier versions."""
+    return {name: tuple(map(float, values)) for name, values in _table(text).items()}
 
 
 def _shapes(text: str, expected: str) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,230 @@
+"""A model calibrates itself before it is quantized: sampled without a prompt, from noise alone.
+
+Text encoders encode the built-in texts. Whatever keeps a model from it is a sentence in the report, never an error.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import comfy.model_management as memory
+import torch
+
+from ...tpec.errors import TpecError, is_out_of_memory
+from ...tpec.model.plan import Plan
+from ...tpec.run.fit import check_calibration
+from ...tpec.statistics.gradients import GradientStats
+from ...tpec.statistics.storage import open_calibration
+from ...tpec.statistics.watching import CollectionPlan, Collector
+from ...tpec.version import __version__
+from ..handles import CalibrationHandle, QuantizeRequest
+from ..host.backward import NoBackward, with_gradients
+from ..host.progress import NodeProgress, duration
+from ..host.sampling import Job, sample
+from ..saving.save_once import State, file_state
+from .calibrating import Layers, calibrate, linear_layers, plan_for, refuse_quantized
+from .conditioning import prompt_lines
+from .encoding import calibrate_encoder
+from .latents import Size, empty_latent, modest, size_of
+from .loading import loaded_encoder, loaded_model
+from .prompt_free import UNFIT, Embeddings, find_embeddings, spread_of
+from .prompts import DEFAULT_PROMPTS
+
+log = logging.getLogger(__name__)
+
+AUTO, NEVER = "auto", "never"
+CHOICES = [AUTO, NEVER]
+
+#: Samplings, by turns without text and with made-up embeddings, and steps of each.
+RUNS, STEPS = 16, 10
+#: What backward runs take beside the samplings, in evaluations per step.
+_BACKWARD = 0.75
+#: Distinct tokens for each of a layer's inputs, as many as damping wants and some more.
+_TOKENS_PER_INPUT = 64
+#: Nobody waits longer for what they did not ask for, in seconds.
+_PATIENCE = 1800
+#: What a CPU multiplies and adds in a second at best: to turn down what is hopeless before it is loaded.
+_CPU_RATE = 2e11
+
+#: Calibrations of this process by what they were made of; ComfyUI empties the temp folder when it starts and ends.
+_made: dict[str, tuple[CalibrationHandle, State | None]] = {}
+
+
+def with_own_calibration(request: QuantizeRequest, plan: Plan, progress: NodeProgress) -> tuple[QuantizeRequest, str]:
+    """`request` with a calibration that the model made itself, and a sentence on it for the report.
+
+    Itself where it has one, or where rounding makes no use of one. Interrupts pass, what else goes wrong is said in the
+    sentence.
+    """
+    if request.calibration is not None or request.settings.method != "tpec":
+        return request, ""
+    key = _key(request)
+    known = _made.get(key)
+    if known is None or known[1] is None or file_state(known[0].path) != known[1]:
+        try:
+            handle = _calibrated(request, plan, progress)
+            check_calibration(plan, open_calibration(handle.path))
+        except UNFIT as error:
+            return request, _sentence(error)
+        known = _made[key] = handle, file_state(handle.path)
+    return replace(request, calibration=known[0]), f"calibrated itself: {known[0].summary}"
+
+
+def _key(request: QuantizeRequest) -> str:
+    source = request.source.checkpoint
+    facts = [__version__, source.name, [str(path) for path in source.files], source.identity(), RUNS, STEPS]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _sentence(error: BaseException) -> str:
+    if is_out_of_memory(error):
+        reason = "the memory of this machine is not enough"
+    else:
+        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".") or type(error).__name__
+    if not isinstance(error, TpecError):
+        log.warning("TPEC: could not calibrate (%s)", reason, exc_info=error)
+    return f"The model could not calibrate itself: {reason}. TPEC Calibrate gives a far smaller error where it can."
+
+
+def _calibrated(request: QuantizeRequest, plan: Plan, progress: NodeProgress) -> CalibrationHandle:
+    """Raises TpecError, or what ComfyUI's models raise."""
+    if plan.kind == "text_encoders":
+        progress.text("loading the text encoder", always=True)
+        return calibrate_encoder(loaded_encoder(request.source), prompt_lines(DEFAULT_PROMPTS), progress)
+    _refuse_hopeless(plan)
+    progress.text("loading the model, to see what its layers read", always=True)
+    patcher = loaded_model(request.source, plan.kind)
+    try:
+        return sample_prompt_free(patcher, progress)
+    finally:
+        if request.source.patcher is None:
+            patcher.detach()
+            memory.soft_empty_cache()
+
+
+def _refuse_hopeless(plan: Plan) -> None:
+    """Raises TpecError for what does not fit in memory, or takes hours, before it is loaded."""
+    device, nbytes = memory.get_torch_device(), plan.checkpoint.nbytes
+    on_cpu = memory.is_device_cpu(device)
+    room = memory.get_free_memory(torch.device("cpu")) + (0 if on_cpu else memory.get_total_memory(device))
+    if nbytes > room:
+        raise TpecError(f"loading the model takes {nbytes / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are free")
+    weights = sum(layer.info.items for layer in plan.layers)
+    if on_cpu:
+        _refuse_slow(2 * weights * 256 * RUNS * STEPS / _CPU_RATE)
+
+
+def _refuse_slow(seconds: float) -> None:
+    if seconds > _PATIENCE:
+        raise TpecError(f"sampling it would take about {duration(seconds)} on this machine")
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """A model, an empty latent of a modest size, the sizes of its embeddings, and the layers to watch."""
+
+    patcher: object
+    latent: dict
+    embeddings: Embeddings
+    layers: Layers
+
+    def run(self, patcher, number: int, steps: int, on_step: Callable[[int], None]) -> None:
+        """Run `number`: even ones without text."""
+        text = self.embeddings.random(number, spread_of(number // 2)) if number % 2 else self.embeddings.null()
+        sample(patcher, _job(text, self.latent, steps), number, lambda step, x0: on_step(step))
+
+    def collect(self, plan: CollectionPlan, sensitivity: bool, progress: NodeProgress) -> CalibrationHandle:
+        """Statistics of all runs; `sensitivity` as in TPECCalibrate. Raises TpecError."""
+        watch = _Watch(progress, len(plan.passes) * sum(map(steps_of, range(RUNS))))
+
+        def sample_all(patcher) -> None:
+            for number in range(RUNS):
+                self.run(patcher, number, steps_of(number), watch.step)
+
+        def run_all(inputs: Collector, watched: Layers) -> dict[str, GradientStats]:
+            if sensitivity:
+                return with_gradients(self.patcher, watched, inputs, plan.device, sample_all)
+            sample_all(self.patcher)
+            return {}
+
+        return calibrate(plan, self.layers, self.patcher, type(self.patcher.model).__name__, RUNS, run_all, None,
+                         progress)
+
+
+def steps_of(number: int) -> int:
+    """Steps of run `number`: STEPS on average, of different numbers, so that the runs see different noise levels."""
+    return STEPS - 2 + number % 5
+
+
+def _job(text: list, latent: dict, steps: int) -> Job:
+    return Job(text, text, latent, steps, 1.0, "euler", "simple")
+
+
+def sample_prompt_free(patcher, progress: NodeProgress) -> CalibrationHandle:
+    """Statistics of a ModelPatcher's layers from RUNS samplings without a prompt. Raises TpecError.
+
+    What it takes is said before it starts; the model is as before afterwards. It is also run backwards now and then,
+    where that takes no second pass and works at all.
+    """
+    layers = linear_layers(patcher.model.diffusion_model)
+    refuse_quantized(layers)
+    size = modest(size_of(patcher), _tokens_wanted(layers), 32 if _is_unet(patcher) else 16)
+    latent = empty_latent(patcher, size)
+    plain = plan_for(layers, patcher)
+    embeddings = find_embeddings(patcher, lambda text: sample(patcher, _job(text, latent, 1), 0, _interruptible))
+    sampling = _Sampling(patcher, latent, embeddings, layers)
+    begun = time.monotonic()
+    sampling.run(patcher, 1, 1, lambda step: None)
+    seconds = (time.monotonic() - begun) * RUNS * STEPS
+    plan = plan_for(layers, patcher, True)
+    if len(plan.passes) == 1 and (1 + _BACKWARD) * seconds < _PATIENCE:
+        try:
+            _say(progress, size, plan, (1 + _BACKWARD) * seconds)
+            return sampling.collect(plan, True, progress)
+        except NoBackward as error:
+            log.info("TPEC: %s Going on without.", error)
+    _say(progress, size, plain, len(plain.passes) * seconds)
+    return sampling.collect(plain, False, progress)
+
+
+def _say(progress: NodeProgress, size: Size, plan: CollectionPlan, seconds: float) -> None:
+    """What it takes. Raises TpecError when that is too long."""
+    said = f"calibrating first: {RUNS} samplings of {size.text()}, about {duration(seconds)}; {plan.text()}"
+    log.info("TPEC: %s", said)
+    progress.text(said, always=True)
+    _refuse_slow(seconds)
+
+
+def _interruptible(step: int, x0: torch.Tensor) -> None:
+    memory.throw_exception_if_processing_interrupted()
+
+
+class _Watch:
+    """The node's bar over all steps of all samplings, with the time left."""
+
+    def __init__(self, progress: NodeProgress, count: int) -> None:
+        self._progress, self._count, self._done = progress, count, 0
+        self._begun = time.monotonic()
+
+    def step(self, step: int) -> None:
+        """Raises ComfyUI's interrupt exception when the user cancelled."""
+        memory.throw_exception_if_processing_interrupted()
+        self._done += 1
+        left = (time.monotonic() - self._begun) / self._done * (self._count - self._done)
+        self._progress.part(self._done, self._count,
+                            f"calibrating, step {self._done} of {self._count}, about {duration(left)} left")
+
+
+def _tokens_wanted(layers: Layers) -> int:
+    """Tokens of one evaluation that give most layers enough of them."""
+    widths = sorted(module.in_features for module in layers.values())
+    return math.ceil(_TOKENS_PER_INPUT * widths[len(widths) // 2] / (RUNS * STEPS))
+
+
+def _is_unet(patcher) -> bool:
+    """Whether the inner layers see a picture that is several times smaller."""
+    return "model_channels" in patcher.model.model_config.unet_config

@@ -1,0 +1,107 @@
+"""Conditionings to sample a model without a prompt or text encoder: no text, and embeddings made up at random.
+
+A model sampled with both by turns shows its layers nearly what prompts show them; either alone does less.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ...tpec.errors import TpecError, is_out_of_memory
+
+#: What ComfyUI's models raise on embeddings that are not theirs.
+UNFIT = (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError)
+
+#: Linears that read text embeddings, tokens or pooled, in the models that ComfyUI knows.
+_TOKENS = re.compile(
+    r"(?:^|\.)(?:txt_in|context_embedder|cond_seq_linear|cap_embedder|caption_projection|caption_embedder|"
+    r"text_embeddings?|text_embedder|text_proj|y_embedder\.y?_?proj|t5_yproj|mlp_t5|clip_txt_mapper|condition_proj|"
+    r"to_cond_embed|block\.attn\.to_k|attn2\.to_k|cross_attn\.k(?:_proj)?)(?:\.|$)")
+_POOLED = re.compile(
+    r"(?:^|\.)(?:vector_in|y_embedder\.mlp|p_embedder|pooled_text_embeddings|clip_txt_pooled_mapper|"
+    r"clip_text_pooled_proj|label_emb)(?:\.|$)")
+#: What UNets read beside the pooled embedding in the same vector: sizes, crops and scores, 256 values each.
+_SIZE_VALUES = (0, 6 * 256, 5 * 256)
+_LENGTH = 77
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of text embeddings: of the tokens, and of the pooled one."""
+
+    tokens: float
+    pooled: float
+
+
+#: Of one made-up text after another: real ones differ by model, and most models normalise what they read.
+_SPREADS = (0.1, 0.3, 1.0)
+
+
+def spread_of(number: int) -> Spread:
+    """The spread of made-up text `number`."""
+    several = len(_SPREADS)
+    return Spread(_SPREADS[number % several], _SPREADS[number // several % several])
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The sizes of a model's text embeddings; `pooled` 0 where it reads none, `masked` where it wants a mask."""
+
+    width: int
+    pooled: int
+    masked: bool = False
+
+    def null(self) -> list:
+        """CONDITIONING of no text."""
+        return self._conditioning(torch.zeros(1, _LENGTH, self.width), torch.zeros(1, self.pooled))
+
+    def random(self, seed: int, spread: Spread) -> list:
+        """CONDITIONING of normal noise."""
+        make = torch.Generator().manual_seed(seed)
+        return self._conditioning(torch.randn(1, _LENGTH, self.width, generator=make) * spread.tokens,
+                                  torch.randn(1, self.pooled, generator=make) * spread.pooled)
+
+    def _conditioning(self, tokens: torch.Tensor, pooled: torch.Tensor) -> list:
+        options = {"pooled_output": pooled} if self.pooled else {}
+        if self.masked:
+            options["attention_mask"] = torch.ones(1, _LENGTH, dtype=torch.long)
+        return [[tokens, options]]
+
+
+def find_embeddings(patcher, sample_once: Callable[[list], object]) -> Embeddings:
+    """The sizes that the model takes: those that its layers suggest, the first with which `sample_once` succeeds.
+
+    Raises TpecError when none does; running out of memory is none of its affairs.
+    """
+    first: BaseException | None = None
+    for found in candidates(patcher):
+        try:
+            sample_once(found.null())
+            return found
+        except UNFIT as error:
+            if isinstance(error, TpecError) or is_out_of_memory(error):
+                raise
+            first = first or error
+    said = f" ({next(iter(str(first).splitlines()), '') or type(first).__name__})" if first else ""
+    raise TpecError(f"{type(patcher.model).__name__} takes more than text embeddings{said}")
+
+
+def candidates(patcher) -> Iterator[Embeddings]:
+    """Sizes by the shapes of the layers that read text, the likeliest first."""
+    layers = {name: module.in_features for name, module in patcher.model.diffusion_model.named_modules()
+              if hasattr(module, "in_features")}
+    widths = _widths(layers, _TOKENS)
+    pooled = [width - extra for width in _widths(layers, _POOLED)[:1] for extra in _SIZE_VALUES if width > extra]
+    if getattr(patcher.model, "adm_channels", 0) in (2816, 2560):
+        pooled = [1280]
+    for masked in (False, True):
+        for width in widths:
+            for one in pooled or [0]:
+                yield Embeddings(width, one, masked)
+
+
+def _widths(layers: dict[str, int], names: re.Pattern[str]) -> list[int]:
+    """Different input widths of the layers so named: a family's own embedder stands before its blocks."""
+    return list(dict.fromkeys(width for name, width in layers.items() if names.search(name)))[:3]

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 
 from ..files.checkpoint import Checkpoint, Reader, open_checkpoint
 from ..files.dtypes import FLOATS
+from ..files.source import Source, TensorReader
+from ..model.diffusers import in_comfyui_layout
 from ..model.families import never_read
 from ..model.finite import holds_nonfinite, nonfinite_note
 from ..model.formats import CALIBRATED_KEY, DROPPED, RECIPE_KEY, WORST_ERROR
@@ -60,9 +63,9 @@ class VerifyResult:
 class _Files:
     """Both files, and what the result's header says of its FP8 and its calibrated layers, None where it does not."""
 
-    source: Checkpoint
+    source: Source
     result: Checkpoint
-    before: Reader
+    before: TensorReader
     after: Reader
     described: Mapping[str, object] | None
     calibrated: Mapping[str, float | None] | None
@@ -79,9 +82,9 @@ class _Files:
 
 def verify(original: Path | str, quantized: Path | str) -> VerifyResult:
     """Compare two files tensor by tensor in bounded memory. Raises TpecError when one cannot be read at all."""
-    source, result = open_checkpoint(original), open_checkpoint(quantized)
+    source, result = in_comfyui_layout(open_checkpoint(original)), open_checkpoint(quantized)
     outcome = VerifyResult(origin=origin_of(result.metadata))
-    with Reader(source) as before, Reader(result) as after:
+    with closing(source.reader()) as before, Reader(result) as after:
         files = _Files(source, result, before, after, _header_layers(result, outcome),
                        _calibrated_layers(result, outcome), outcome)
         dropped = _dropped(source, result, outcome)
@@ -101,7 +104,7 @@ def verify(original: Path | str, quantized: Path | str) -> VerifyResult:
     return outcome
 
 
-def _dropped(source: Checkpoint, result: Checkpoint, outcome: VerifyResult) -> frozenset[str]:
+def _dropped(source: Source, result: Checkpoint, outcome: VerifyResult) -> frozenset[str]:
     """The tensors that were left out on purpose: the result's header lists them.
 
     Files of other programs, and of versions before that list, say nothing; there only what ComfyUI never reads of the
@@ -270,7 +273,7 @@ def _same_bytes(name: str, files: _Files) -> bool:
     return True
 
 
-def _check_extras(source: Checkpoint, result: Checkpoint, outcome: VerifyResult) -> None:
+def _check_extras(source: Source, result: Checkpoint, outcome: VerifyResult) -> None:
     for name in result.tensors.keys() - source.tensors.keys():
         layer, _, key = name.rpartition(".")
         if key == "scaled_fp8" or (key in _EXTRAS and f"{layer}.weight" in result.tensors):

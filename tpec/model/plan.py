@@ -9,6 +9,7 @@ from ..files.dtypes import FLOATS, byte_count
 from ..files.header import TensorInfo
 from ..files.source import Source
 from ..settings import Settings
+from .diffusers import in_comfyui_layout
 from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, choose_parts, detect, refuse_incomplete
 from .fate import Agreement, fate
 from .quantized import refuse_quantized
@@ -105,7 +106,7 @@ class Plan:
             f"{self.checkpoint.name}: {'; '.join(part.why for part in self.parts)}",
             f"{len(quantized)} Linear layers become FP8, {len(kept)} tensors stay as they are"
             + (f", {len(dropped)} are dropped" if dropped else ""),
-            *self.notes,
+            *dict.fromkeys([*self.checkpoint.notes, *self.notes]),
             *([self.bought] if self.bought else []),
             f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({after / before:.2f} x), format {self.settings.format}",
         ]
@@ -122,9 +123,10 @@ def make_plan(checkpoint: Source, settings: Settings, structure: Structure | Non
     """Decide every tensor's fate from header and settings.
 
     `structure` is what the installed ComfyUI says of the diffusion model: a tensor becomes FP8 only if it and the table
-    agree, and a family that only ComfyUI knows gets a generic rule. Raises TpecError for anything that must not be
-    quantized.
+    agree, and a family that only ComfyUI knows gets a generic rule. A known diffusers layout is planned in ComfyUI's.
+    Raises TpecError for anything that must not be quantized.
     """
+    checkpoint = in_comfyui_layout(checkpoint)
     _refuse_unknown_dtypes(checkpoint)
     found = _detect(checkpoint, settings, structure)
     if settings.only_part and found.prefix and found.family.kind == "text_encoders":

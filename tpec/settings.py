@@ -57,6 +57,11 @@ class Settings:
                 if name in always or value != getattr(default, name)}
 
 
+def part_names(text: str) -> tuple[str, ...]:
+    """The names in a list separated by commas, as `Settings.part` wants them."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise TpecError(f"{name} is '{value}': it must be one of {', '.join(allowed)}.")

@@ -22,7 +22,7 @@ from ..run.memory import describe_needs
 from ..run.pipeline import check_output, quantize, settle
 from ..run.processes import PeersLost, World, join_world, leave_world
 from ..run.report import Report
-from ..settings import FORMATS, MATMULS, METHODS, Settings
+from ..settings import FORMATS, MATMULS, METHODS, Settings, part_names
 from ..statistics.calibration import Calibration
 from ..version import __version__
 from .terminal import TerminalProgress
@@ -100,7 +100,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     add("--keep-distillation", "--keep_distillation", action="store_true", help="keep Chroma's distilled guidance")
     add("--t5xxl", action="store_true", help="the input is a T5-XXL text encoder")
     add("--part", action="append", default=[], metavar="NAME",
-        help="quantize this text encoder of a full checkpoint (t5xxl, ...) as well; may be repeated")
+        help="quantize this text encoder of a full checkpoint (t5xxl, ...) as well; several, or repeated: a,b")
     add("--only-part", action="store_true", help="write the diffusion model (and what --part names) alone")
     add("--include", default="", metavar="RE", help="quantize Linear weights whose name matches, too")
     add("--exclude", default="", metavar="RE", help="keep tensors whose name matches")
@@ -122,7 +122,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 def _settings(options: argparse.Namespace) -> Settings:
     names = ("family", "method", "format", "matmul", "keep_distillation", "t5xxl", "top_k", "num_iter", "include",
              "exclude", "keep_nonfinite", "only_part", "keep_quality")
-    return Settings(**{name: getattr(options, name) for name in names}, part=tuple(options.part))
+    return Settings(**{name: getattr(options, name) for name in names}, part=part_names(",".join(options.part)))
 
 
 def _inputs(options: argparse.Namespace) -> list[Path]:

@@ -271,7 +271,7 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
     layers = tuple(LayerReport(**{**facts[layer.name], "shape": layer.shape}) for layer in plan.of(QUANTIZE))
     stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
     nonfinite = [layer.name for layer in plan.layers if facts.get(layer.name, {}).get("nonfinite")]
-    notes = tuple(dict.fromkeys([*filter(None, [plan.bought]), *plan.checkpoint.notes, *job.layout.notes,
+    notes = tuple(dict.fromkeys([*filter(None, [plan.bought]), *plan.checkpoint.notes, *plan.notes, *job.layout.notes,
                                  *_uncovered(job), *relative_notes(plan, job.calibration), *nonfinite_note(nonfinite),
                                  *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")

@@ -1,9 +1,10 @@
-"""docs/families.md, made from the table of families and the inventory of ComfyUI's models.
+"""docs/families.md and the README's list of models, made from the table of families and the inventory of ComfyUI's.
 
-    python -m benchmarks.families_doc          writes the file
+    python -m benchmarks.families_doc          writes both
 """
 
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from tpec.errors import TpecError
 from tpec.files.checkpoint import Checkpoint
 from tpec.files.header import TensorInfo
+from tpec.model.diffusers import LAYOUTS
 from tpec.model.families import DIFFUSION, TEXT, Family
 from tpec.model.plan import make_plan
 from tpec.settings import Settings
@@ -21,6 +23,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from inventory import DATA, Model, read  # noqa: E402 - from the tests, which do not come as a package
 
 TARGET = ROOT / "docs" / "families.md"
+README = ROOT / "README.md"
+#: Around the list in the README.
+BEGIN, END = "<!-- models: python -m benchmarks.families_doc -->\n", "<!-- /models -->\n"
 
 _HEAD = """# Models: what becomes FP8, what stays, and why
 
@@ -55,6 +60,25 @@ def shares(families: Iterable[Family], models: Iterable[Model]) -> dict[str, lis
         part = sum(layer.info.items for layer in plan.of("quantize"))
         found[plan.family.name].append(100 * part / total)
     return found
+
+
+def readme() -> str:
+    """The README with its list of models made new."""
+    before, _, rest = README.read_text("utf-8").partition(BEGIN)
+    return before + BEGIN + works() + END + rest.partition(END)[2]
+
+
+def works() -> str:
+    """What works, in a few lines, with the share of the Linears' parameters that become FP8."""
+    lines = []
+    for words, families, data in (("diffusion models", DIFFUSION, "diffusion"), ("text encoders", TEXT, "encoders")):
+        found = shares(families, read(DATA / f"{data}.txt").values())
+        known = sorted(share for its in found.values() for share in its)
+        titles = ", ".join(_titles(family).removesuffix(" text encoder") for family in sorted(families, key=_title))
+        lines.append(f"- **{len(known)} {words} of ComfyUI v0.33** ({known[0]:.0f} to {known[-1]:.0f} % of their Linear "
+                     f"weights become FP8, in the median {known[len(known) // 2]:.0f} %): {titles}.")
+    lines.append(f"- **In diffusers layout as well**: {', '.join(LAYOUTS)}.")
+    return "\n".join(textwrap.fill(line, 118, subsequent_indent="  ", break_on_hyphens=False) for line in lines) + "\n"
 
 
 def document() -> str:
@@ -123,3 +147,4 @@ def _items(shape: Sequence[int]) -> int:
 
 if __name__ == "__main__":
     TARGET.write_text(document(), "utf-8")
+    README.write_text(readme(), "utf-8")

@@ -5,6 +5,6 @@ with q, k and v as one tensor. The facts are those of ComfyUI v0.33.0 (`convert_
 comfy/model_detection.py, the maps in comfy/utils.py); tests/comfy/test_diffusers.py holds the results to its own.
 """
 
-from .arrange import in_comfyui_layout
+from .arrange import LAYOUTS, in_comfyui_layout
 
-__all__ = ["in_comfyui_layout"]
+__all__ = ["LAYOUTS", "in_comfyui_layout"]

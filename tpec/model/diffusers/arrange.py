@@ -12,6 +12,8 @@ from .layout import Place
 from .transformers import TRANSFORMERS
 from .view import Rows, View, make_view
 
+#: The models that are known in diffusers layout, by title.
+LAYOUTS = (unet.TITLE, *(layout.title for layout in TRANSFORMERS))
 _Piece = tuple[Place, TensorInfo]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from .layout import Place
 
-TITLE = "Stable Diffusion"
+TITLE = "Stable Diffusion 1, 2 or XL"
 _NEEDS = ("conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight")
 _BASIC = {
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",

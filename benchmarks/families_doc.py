@@ -75,8 +75,8 @@ def works() -> str:
         found = shares(families, read(DATA / f"{data}.txt").values())
         known = sorted(share for its in found.values() for share in its)
         titles = ", ".join(_titles(family).removesuffix(" text encoder") for family in sorted(families, key=_title))
-        lines.append(f"- **{len(known)} {words} of ComfyUI v0.33** ({known[0]:.0f} to {known[-1]:.0f} % of their Linear "
-                     f"weights become FP8, in the median {known[len(known) // 2]:.0f} %): {titles}.")
+        lines.append(f"- **{len(known)} {words} of ComfyUI v0.33** ({known[0]:.0f} to {known[-1]:.0f} % of their Linear"
+                     f" weights become FP8, in the median {known[len(known) // 2]:.0f} %): {titles}.")
     lines.append(f"- **In diffusers layout as well**: {', '.join(LAYOUTS)}.")
     return "\n".join(textwrap.fill(line, 118, subsequent_indent="  ", break_on_hyphens=False) for line in lines) + "\n"
 

@@ -88,6 +88,9 @@ class TPECQuantizeFP8(io.ComfyNode):
                 io.Boolean.Input("only_part", default=_DEFAULT.only_part, optional=True, advanced=True,
                                  tooltip="Of a full checkpoint, write the diffusion model alone, with the parts named "
                                          "above: a file for diffusion_models."),
+                io.Boolean.Input("embeddings", default=_DEFAULT.embeddings, optional=True, advanced=True,
+                                 tooltip="Make a text encoder's token embedding FP8 as well, with one scale. Needs the "
+                                         "format comfy_quant."),
             ],
             outputs=[QUANTIZED.Output("quantized"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -109,11 +112,13 @@ class TPECQuantizeFP8(io.ComfyNode):
                 top_k: int = 0, num_iter: int = -1, include: str = "", exclude: str = "",
                 device: str = "auto", keep_nonfinite: bool = _DEFAULT.keep_nonfinite,
                 keep_quality: float = _DEFAULT.keep_quality, like: str = _NONE, calibrate: str = AUTO,
-                part: str = "", only_part: bool = _DEFAULT.only_part) -> io.NodeOutput:
+                part: str = "", only_part: bool = _DEFAULT.only_part,
+                embeddings: bool = _DEFAULT.embeddings) -> io.NodeOutput:
         settings = Settings(
             family=checkpoint.family, method=method, format=format, matmul=matmul, keep_distillation=keep_distillation,
             top_k=top_k or None, num_iter=None if num_iter < 0 else num_iter, include=include, exclude=exclude,
-            keep_nonfinite=keep_nonfinite, keep_quality=keep_quality, part=part_names(part), only_part=only_part)
+            keep_nonfinite=keep_nonfinite, keep_quality=keep_quality, part=part_names(part), only_part=only_part,
+            embeddings=embeddings)
         request = QuantizeRequest(checkpoint, settings, device, calibration, _like(like))
         progress, note = NodeProgress(cls.hidden.unique_id), ""
         if calibrate == AUTO:

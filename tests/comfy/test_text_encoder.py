@@ -34,11 +34,15 @@ def clip_l(server: ComfyServer) -> str:
     return "clip_l.safetensors"
 
 
-@pytest.mark.parametrize("form", ["universal", "scaled_fp8"])
-def test_t5xxl_encodes_as_its_weights_mean(server: ComfyServer, t5: str, form: str):
+@pytest.mark.parametrize(("form", "embeddings"), [("universal", False), ("scaled_fp8", False), ("comfy_quant", True)])
+def test_t5xxl_encodes_as_its_weights_mean(server: ComfyServer, t5: str, form: str, embeddings: bool):
     folder = server.models / "text_encoders"
-    server.succeed({**p.quantizing(f"text_encoders/{t5}", format=form, method="nearest"), **p.saving(f"t5_{form}"),
-                    **encoding(["save", 0], f"{form}.safetensors")})
+    server.succeed({
+        **p.quantizing(f"text_encoders/{t5}", format=form, method="nearest", embeddings=embeddings),
+        **p.saving(f"t5_{form}"), **encoding(["save", 0], f"{form}.safetensors")})
+    raw = load_file(folder / f"t5_{form}.safetensors")
+    assert (raw["shared.weight"].dtype == torch.float8_e4m3fn) is embeddings
+    assert ("shared.weight_scale" in raw) is embeddings
     models.save(dequantized(folder / f"t5_{form}.safetensors"), folder / f"t5_{form}_exact.safetensors")
     server.succeed(encoding(f"t5_{form}_exact.safetensors", "exact.safetensors"))
     got, wanted = (load_file(server.output / name)["cond"] for name in (f"{form}.safetensors", "exact.safetensors"))

@@ -37,7 +37,7 @@ EXCEPTIONS = {
 }
 #: Written by trainers of models whose inventory has other members only.
 UNREACHED = {"context_processor", "nerf_final_layer", "proj_linear", "{,model.}lm_head", "text_embedding_projection",
-             "{shared,encoder.embed_tokens}"}
+             "encoder.embed_tokens"}
 
 
 def checkpoint(tensors: dict[str, tuple[int, ...]], dtypes: dict[str, str] | None = None) -> Checkpoint:
@@ -109,6 +109,23 @@ def test_agreement_with_comfyui_changes_nothing(name: str) -> None:
     plan = make_plan(checkpoint(shapes(model)), Settings(), structure)
     assert not plan.notes
     assert plan.of("quantize") == plan_of(name).of("quantize")
+
+
+@pytest.mark.parametrize("name", HONOURED)
+def test_embeddings_become_fp8_where_comfyui_scales_them(name: str) -> None:
+    """Every text encoder's own, if the user wants it, and nothing else besides."""
+    model, settings = BOTH[name], Settings(format="comfy_quant", embeddings=True)
+    scaled = {f"{module}.weight" for module in model.modules("embedding")}
+    plan = make_plan(checkpoint(shapes(model)), settings)
+    tables = {layer.name for layer in plan.layers if layer.embedding}
+    linears = {layer.name for layer in plan_of(name).of("quantize")}
+    assert tables and tables <= scaled
+    assert {layer.name for layer in plan.of("quantize")} == tables | linears
+    assert f"{len(tables)} token embedding(s) become FP8" in plan.summary()
+    none = Structure(model.facts["te"], model.modules("linear"))
+    without = make_plan(checkpoint(shapes(model)), settings, none)
+    assert not [layer for layer in without.layers if layer.embedding]
+    assert "no embedding becomes FP8" in without.summary()
 
 
 def test_every_class_of_comfyui_is_covered() -> None:

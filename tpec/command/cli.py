@@ -106,6 +106,8 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     add("--exclude", default="", metavar="RE", help="keep tensors whose name matches")
     add("--keep-quality", "--keep_quality", type=float, default=0.0, metavar="PERCENT",
         help="extra size, in percent, to spend on keeping the layers that matter most in high precision")
+    add("--embeddings", action="store_true",
+        help="make a text encoder's token embedding FP8 as well (needs --format comfy_quant)")
     add("--recipe", type=Path, metavar="FILE.json", help="what becomes of each layer, as --write-recipe wrote it")
     add("--write-recipe", type=Path, metavar="FILE.json", help="write what becomes of each layer and why")
     add("--like", type=Path, metavar="FILE", help="quantize the layers that this quantized file has in FP8")
@@ -121,7 +123,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     names = ("family", "method", "format", "matmul", "keep_distillation", "t5xxl", "top_k", "num_iter", "include",
-             "exclude", "keep_nonfinite", "only_part", "keep_quality")
+             "exclude", "keep_nonfinite", "only_part", "keep_quality", "embeddings")
     return Settings(**{name: getattr(options, name) for name in names}, part=part_names(",".join(options.part)))
 
 

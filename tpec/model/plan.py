@@ -19,6 +19,8 @@ from .structure import Structure
 @dataclass(frozen=True)
 class LayerPlan:
     """One tensor's fate. `local` is its name without the file's prefix, `matmul` that of a layer, '' the settings' own.
+
+    `embedding`: a table of vectors that are looked up, not multiplied; quantized, it is rounded to nearest.
     """
 
     info: TensorInfo
@@ -26,6 +28,7 @@ class LayerPlan:
     action: str
     reason: str
     matmul: str = ""
+    embedding: bool = False
 
     @property
     def name(self) -> str:
@@ -101,10 +104,12 @@ class Plan:
     def summary(self) -> str:
         """A few lines for people: what was detected, what happens, how large the result is."""
         quantized, kept, dropped = self.of(QUANTIZE), self.of(KEEP), self.of(DROP)
+        tables = sum(layer.embedding for layer in quantized)
         before, after = self.checkpoint.nbytes, self.output_nbytes
         lines = [
             f"{self.checkpoint.name}: {'; '.join(part.why for part in self.parts)}",
-            f"{len(quantized)} Linear layers become FP8, {len(kept)} tensors stay as they are"
+            f"{len(quantized) - tables} Linear layers" + (f" and {tables} token embedding(s)" if tables else "")
+            + f" become FP8, {len(kept)} tensors stay as they are"
             + (f", {len(dropped)} are dropped" if dropped else ""),
             *dict.fromkeys([*self.checkpoint.notes, *self.notes]),
             *([self.bought] if self.bought else []),
@@ -143,6 +148,8 @@ def make_plan(checkpoint: Source, settings: Settings, structure: Structure | Non
     layers = tuple(_decide(info, parts, settings, agreement) for info in checkpoint.tensors.values())
     if not any(layer.action == QUANTIZE for layer in layers):
         raise TpecError(f"In {checkpoint.name} no layer is left to quantize: check the include and exclude patterns.")
+    if settings.embeddings and not any(layer.embedding for layer in layers):
+        notes = (*notes, "no embedding becomes FP8: there is none here whose scale ComfyUI applies")
     return Plan(checkpoint, settings, parts, layers, (*agreement.notes(), *notes))
 
 
@@ -197,6 +204,8 @@ def _decide(info: TensorInfo, parts: tuple[Detection, ...], settings: Settings, 
     if part.family is CUSTOM:
         return LayerPlan(info, local, *((QUANTIZE, "included by you") if included else (KEEP, "not named by include")))
     judge = agreement if part is parts[0] else Agreement(part.family, None)
+    if settings.embeddings and judge.embedding(local.removesuffix(".weight")):
+        return LayerPlan(info, local, QUANTIZE, "token embedding, FP8 as you asked", embedding=True)
     return LayerPlan(info, local, *fate(local.removesuffix(".weight"), part.family, settings, included, judge))
 
 

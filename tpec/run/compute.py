@@ -130,7 +130,7 @@ class Compute:
         """The layer, its bias if the calibration corrects that, and the metric's name."""
         settings, tick = self._plan.settings, self._meter.tick
         largest = check_finite(item.task.layer.name, weight)
-        if settings.method == "nearest":
+        if settings.method == "nearest" or item.task.layer.embedding:
             return quantize_nearest(weight, largest, items, tick), None, "nearest"
         stats = self._calibration.stats(item.task.layer.local_layer) if self._calibration else None
         if stats is None:

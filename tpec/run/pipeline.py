@@ -256,7 +256,8 @@ def _uncovered(job: Job) -> list[str]:
     """A note on layers that a calibration says nothing about."""
     if job.calibration is None:
         return []
-    names = [layer.layer for layer in job.plan.of(QUANTIZE) if job.calibration.stats(layer.local_layer) is None]
+    names = [layer.layer for layer in job.plan.of(QUANTIZE)
+             if not layer.embedding and job.calibration.stats(layer.local_layer) is None]
     if not names:
         return []
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -9,17 +9,16 @@ from collections.abc import Iterable
 import torch
 
 from tpec.rounding.grid import decode
-from tpec.rounding.layer import quantize_nearest
+from tpec.rounding.method import Policy, Rounder
 
 from .minilm import BATCH, MiniLM
 
 _TOKENS = 8192
-_ITEMS = 1 << 22
 
 
 def fp8(weight: torch.Tensor) -> torch.Tensor:
     """W rounded to nearest with the absmax scale, as the engine does it."""
-    quantized = quantize_nearest(weight, weight.abs().max(), _ITEMS)
+    quantized = Rounder(Policy()).round_table("weight", weight).quantized
     return decode(quantized.codes, quantized.scale)
 
 

@@ -54,7 +54,8 @@ class TPECQuantizeFP8(io.ComfyNode):
                                        "scaled_fp8 is the older form alone."),
                 io.Combo.Input("matmul", options=list(MATMULS), default=_DEFAULT.matmul,
                                tooltip="full_precision keeps the quality. fp8 lets GPUs multiply in FP8 if they can, "
-                                       "which is faster but rounds the inputs as well."),
+                                       "which is faster but rounds the inputs as well; auto does so in the layers "
+                                       "where that costs least, which takes a calibration."),
                 io.Boolean.Input("keep_distillation", default=_DEFAULT.keep_distillation, optional=True,
                                  tooltip="Chroma: keep the distilled guidance layers as they are."),
                 io.Int.Input("top_k", default=0, min=0, max=4096, optional=True, advanced=True,

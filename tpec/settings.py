@@ -7,7 +7,9 @@ from .errors import TpecError
 
 METHODS = ("tpec", "nearest")
 FORMATS = ("universal", "comfy_quant", "scaled_fp8")
-MATMULS = ("full_precision", "fp8")
+#: Of single layers; `auto` chooses between them layer by layer.
+LAYER_MATMULS = ("full_precision", "fp8")
+MATMULS = (*LAYER_MATMULS, "auto")
 
 
 @dataclass(frozen=True)

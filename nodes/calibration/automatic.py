@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import comfy.model_management as memory
@@ -39,16 +39,36 @@ log = logging.getLogger(__name__)
 AUTO, NEVER = "auto", "never"
 CHOICES = [AUTO, NEVER]
 
-#: Samplings, by turns without text and with made-up embeddings, and steps of each.
-RUNS, STEPS = 16, 10
-#: What backward runs take beside the samplings, in evaluations per step.
-_BACKWARD = 0.75
+#: Samplings, by turns without text and with made-up embeddings.
+RUNS = 16
 #: Distinct tokens for each of a layer's inputs, as many as damping wants and some more.
-_TOKENS_PER_INPUT = 64
-#: Nobody waits longer for what they did not ask for, in seconds.
-_PATIENCE = 1800
+_TOKENS_PER_INPUT = 128
 #: What a CPU multiplies and adds in a second at best: to turn down what is hopeless before it is loaded.
 _CPU_RATE = 2e11
+
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Steps of each sampling on average, whether the model is also run backwards, and how many seconds that may take:
+    nobody waits longer for what they did not ask for."""
+
+    steps: int
+    sensitivity: bool
+    patience: float
+
+    def steps_of(self, number: int) -> int:
+        """Steps of run `number`: not the same for all, so that the runs see different noise levels."""
+        return self.steps - 2 + number % 5
+
+    @property
+    def evaluations(self) -> float:
+        """Of the model, in all runs; a backward run at every fourth step takes about three."""
+        return RUNS * self.steps * (1.75 if self.sensitivity else 1)
+
+
+#: The first that a machine is fast enough for is taken.
+EFFORTS = (Effort(20, True, 900), Effort(10, True, 900), Effort(20, False, 900), Effort(10, False, 1800))
 
 #: Calibrations of this process by what they were made of; ComfyUI empties the temp folder when it starts and ends.
 _made: dict[str, tuple[CalibrationHandle, State | None]] = {}
@@ -68,7 +88,7 @@ def with_own_calibration(request: QuantizeRequest, plan: Plan, progress: NodePro
         try:
             handle = _calibrated(request, plan, progress)
             check_calibration(plan, open_calibration(handle.path))
-        except UNFIT as error:
+        except (TpecError, MemoryError, *UNFIT) as error:
             return request, _sentence(error)
         known = _made[key] = handle, file_state(handle.path)
     return replace(request, calibration=known[0]), f"calibrated itself: {known[0].summary}"
@@ -76,7 +96,7 @@ def with_own_calibration(request: QuantizeRequest, plan: Plan, progress: NodePro
 
 def _key(request: QuantizeRequest) -> str:
     source = request.source.checkpoint
-    facts = [__version__, source.name, [str(path) for path in source.files], source.identity(), RUNS, STEPS]
+    facts = [__version__, source.name, [str(path) for path in source.files], source.identity()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -95,7 +115,7 @@ def _calibrated(request: QuantizeRequest, plan: Plan, progress: NodeProgress) ->
     if plan.kind == "text_encoders":
         progress.text("loading the text encoder", always=True)
         return calibrate_encoder(loaded_encoder(request.source), prompt_lines(DEFAULT_PROMPTS), progress)
-    _refuse_hopeless(plan)
+    _refuse_hopeless(plan, request.source.patcher is not None)
     progress.text("loading the model, to see what its layers read", always=True)
     patcher = loaded_model(request.source, plan.kind)
     try:
@@ -106,21 +126,21 @@ def _calibrated(request: QuantizeRequest, plan: Plan, progress: NodeProgress) ->
             memory.soft_empty_cache()
 
 
-def _refuse_hopeless(plan: Plan) -> None:
+def _refuse_hopeless(plan: Plan, loaded: bool) -> None:
     """Raises TpecError for what does not fit in memory, or takes hours, before it is loaded."""
     device, nbytes = memory.get_torch_device(), plan.checkpoint.nbytes
     on_cpu = memory.is_device_cpu(device)
     room = memory.get_free_memory(torch.device("cpu")) + (0 if on_cpu else memory.get_total_memory(device))
-    if nbytes > room:
+    if nbytes > room and not loaded:
         raise TpecError(f"loading the model takes {nbytes / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are free")
     weights = sum(layer.info.items for layer in plan.layers)
-    if on_cpu:
-        _refuse_slow(2 * weights * 256 * RUNS * STEPS / _CPU_RATE)
+    seconds = EFFORTS[-1].evaluations * 2 * weights * 256 / _CPU_RATE
+    if on_cpu and seconds > EFFORTS[-1].patience:
+        raise _slow(seconds)
 
 
-def _refuse_slow(seconds: float) -> None:
-    if seconds > _PATIENCE:
-        raise TpecError(f"sampling it would take about {duration(seconds)} on this machine")
+def _slow(seconds: float) -> TpecError:
+    return TpecError(f"sampling it would take about {duration(seconds)} on this machine")
 
 
 @dataclass(frozen=True)
@@ -137,27 +157,22 @@ class _Sampling:
         text = self.embeddings.random(number, spread_of(number // 2)) if number % 2 else self.embeddings.null()
         sample(patcher, _job(text, self.latent, steps), number, lambda step, x0: on_step(step))
 
-    def collect(self, plan: CollectionPlan, sensitivity: bool, progress: NodeProgress) -> CalibrationHandle:
-        """Statistics of all runs; `sensitivity` as in TPECCalibrate. Raises TpecError."""
-        watch = _Watch(progress, len(plan.passes) * sum(map(steps_of, range(RUNS))))
+    def collect(self, plan: CollectionPlan, effort: Effort, progress: NodeProgress) -> CalibrationHandle:
+        """Statistics of all runs. Raises TpecError."""
+        watch = _Watch(progress, len(plan.passes) * sum(map(effort.steps_of, range(RUNS))))
 
         def sample_all(patcher) -> None:
             for number in range(RUNS):
-                self.run(patcher, number, steps_of(number), watch.step)
+                self.run(patcher, number, effort.steps_of(number), watch.step)
 
         def run_all(inputs: Collector, watched: Layers) -> dict[str, GradientStats]:
-            if sensitivity:
+            if effort.sensitivity:
                 return with_gradients(self.patcher, watched, inputs, plan.device, sample_all)
             sample_all(self.patcher)
             return {}
 
         return calibrate(plan, self.layers, self.patcher, type(self.patcher.model).__name__, RUNS, run_all, None,
                          progress)
-
-
-def steps_of(number: int) -> int:
-    """Steps of run `number`: STEPS on average, of different numbers, so that the runs see different noise levels."""
-    return STEPS - 2 + number % 5
 
 
 def _job(text: list, latent: dict, steps: int) -> Job:
@@ -167,36 +182,39 @@ def _job(text: list, latent: dict, steps: int) -> Job:
 def sample_prompt_free(patcher, progress: NodeProgress) -> CalibrationHandle:
     """Statistics of a ModelPatcher's layers from RUNS samplings without a prompt. Raises TpecError.
 
-    What it takes is said before it starts; the model is as before afterwards. It is also run backwards now and then,
+    What it takes is said before it starts; the model is as before afterwards. It is also run backwards now and then
     where that takes no second pass and works at all.
     """
     layers = linear_layers(patcher.model.diffusion_model)
     refuse_quantized(layers)
     size = modest(size_of(patcher), _tokens_wanted(layers), 32 if _is_unet(patcher) else 16)
     latent = empty_latent(patcher, size)
-    plain = plan_for(layers, patcher)
+    plan_for(layers, patcher)
     embeddings = find_embeddings(patcher, lambda text: sample(patcher, _job(text, latent, 1), 0, _interruptible))
     sampling = _Sampling(patcher, latent, embeddings, layers)
     begun = time.monotonic()
     sampling.run(patcher, 1, 1, lambda step: None)
-    seconds = (time.monotonic() - begun) * RUNS * STEPS
-    plan = plan_for(layers, patcher, True)
-    if len(plan.passes) == 1 and (1 + _BACKWARD) * seconds < _PATIENCE:
-        try:
-            _say(progress, size, plan, (1 + _BACKWARD) * seconds)
-            return sampling.collect(plan, True, progress)
-        except NoBackward as error:
-            log.info("TPEC: %s Going on without.", error)
-    _say(progress, size, plain, len(plain.passes) * seconds)
-    return sampling.collect(plain, False, progress)
+    seconds = time.monotonic() - begun
+    try:
+        return _sampled(sampling, EFFORTS, size, seconds, progress)
+    except NoBackward as error:
+        log.info("TPEC: %s Going on without.", error)
+    forward = [effort for effort in EFFORTS if not effort.sensitivity]
+    return _sampled(sampling, forward, size, seconds, progress)
 
 
-def _say(progress: NodeProgress, size: Size, plan: CollectionPlan, seconds: float) -> None:
-    """What it takes. Raises TpecError when that is too long."""
-    said = f"calibrating first: {RUNS} samplings of {size.text()}, about {duration(seconds)}; {plan.text()}"
-    log.info("TPEC: %s", said)
-    progress.text(said, always=True)
-    _refuse_slow(seconds)
+def _sampled(sampling: _Sampling, efforts: Sequence[Effort], size: Size, seconds: float,
+             progress: NodeProgress) -> CalibrationHandle:
+    """With the first effort for which evaluations of so many seconds are fast enough. Raises TpecError."""
+    for effort in efforts:
+        plan = plan_for(sampling.layers, sampling.patcher, effort.sensitivity)
+        total = len(plan.passes) * effort.evaluations * seconds
+        if total <= effort.patience and not (effort.sensitivity and len(plan.passes) > 1):
+            said = f"calibrating first: {RUNS} samplings of {size.text()}, about {duration(total)}; {plan.text()}"
+            log.info("TPEC: %s", said)
+            progress.text(said, always=True)
+            return sampling.collect(plan, effort, progress)
+    raise _slow(total)
 
 
 def _interruptible(step: int, x0: torch.Tensor) -> None:
@@ -222,7 +240,7 @@ class _Watch:
 def _tokens_wanted(layers: Layers) -> int:
     """Tokens of one evaluation that give most layers enough of them."""
     widths = sorted(module.in_features for module in layers.values())
-    return math.ceil(_TOKENS_PER_INPUT * widths[len(widths) // 2] / (RUNS * STEPS))
+    return math.ceil(_TOKENS_PER_INPUT * widths[len(widths) // 2] / (RUNS * EFFORTS[0].steps))
 
 
 def _is_unet(patcher) -> bool:

@@ -40,7 +40,7 @@ def _single_file(handle: CheckpointHandle) -> str:
 
 
 def _unloadable(error: BaseException) -> BaseException:
-    if isinstance(error, TpecError) or is_out_of_memory(error):
+    if is_out_of_memory(error):
         return error
     first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return TpecError(f"ComfyUI could not load it ({first})")

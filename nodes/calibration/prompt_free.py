@@ -81,7 +81,7 @@ def find_embeddings(patcher, sample_once: Callable[[list], object]) -> Embedding
             sample_once(found.null())
             return found
         except UNFIT as error:
-            if isinstance(error, TpecError) or is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             first = first or error
     said = f" ({next(iter(str(first).splitlines()), '') or type(first).__name__})" if first else ""

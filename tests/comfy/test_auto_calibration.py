@@ -2,6 +2,7 @@
 
 import json
 
+import inventory
 import models
 import prompts as p
 import pytest
@@ -111,11 +112,12 @@ def test_what_comfyui_cannot_load_says_why_and_is_quantized_all_the_same(server:
 
 
 @pytest.mark.slow
-def test_a_text_encoder_encodes_the_built_in_texts(server: ComfyServer, monkeypatch):
-    monkeypatch.setattr(models, "SMALL_CLIP_L", {"hidden_size": 768, "intermediate_size": 3072,
-                                                 "num_attention_heads": 12, "num_hidden_layers": 12})
-    models.save(models.clip_l(), server.models / "text_encoders" / "clip_l_full.safetensors")
-    outcome = server.succeed({**by_default("text_encoders/clip_l_full.safetensors", family="clip_l"),
+def test_a_text_encoder_encodes_the_built_in_texts(server: ComfyServer):
+    layout, make = inventory.read(inventory.DATA / "encoders.txt")["t5-base"], torch.Generator().manual_seed(0)
+    models.save({name: (torch.randn(shape, generator=make) / shape[-1] ** 0.5).bfloat16() if len(shape) > 1
+                 else torch.ones(shape, dtype=torch.bfloat16) for name, (shape, _) in layout.tensors.items()},
+                server.models / "text_encoders" / "t5_base.safetensors")
+    outcome = server.succeed({**by_default("text_encoders/t5_base.safetensors", num_iter=0),
                               "show": p.node("PreviewAny", source=["quantize", 1])}, 1200)
     assert "calibrated itself: " in outcome.text("quantize") and "32 runs" in outcome.text("quantize")
 

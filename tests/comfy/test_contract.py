@@ -64,8 +64,9 @@ def test_choices_of_the_contract(info):
     quantize = inputs(info["TPECQuantizeFP8"])
     assert quantize["method"][1]["options"] == ["tpec", "nearest"]
     assert quantize["format"][1]["options"] == ["universal", "comfy_quant", "scaled_fp8"]
-    assert quantize["matmul"][1]["options"] == ["full_precision", "fp8"]
+    assert quantize["matmul"][1]["options"] == ["full_precision", "fp8", "auto"]
     assert quantize["calibrate"][1]["options"] == ["auto", "never"] and quantize["calibrate"][1]["default"] == "auto"
+    assert quantize["keep_quality"][1]["default"] == 0 and quantize["like"][1]["default"] == "none"
     assert inputs(info["TPECSaveScaledFP8"])["if_exists"][1]["options"] == ["error", "number", "overwrite"]
     assert inputs(info["TPECCalibrate"])["preset"][1]["options"] == ["custom", "quick", "good", "best"]
     assert inputs(info["TPECLoadCheckpoint"])["family"][1]["default"] == "auto"

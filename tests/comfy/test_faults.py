@@ -178,8 +178,8 @@ def test_shard_without_its_siblings_is_refused_by_their_names(server: ComfyServe
     save_shards(folder, "lone")
     (folder / "lone-00001-of-00002.safetensors").unlink()
     lone = p.quantizing("diffusion_models/lone-00002-of-00002.safetensors")
-    outcome = server.run({**lone, **p.saving("lone")})
-    assert "not complete without lone-00001-of-00002.safetensors" in outcome.error
+    with pytest.raises(PromptRefused, match="not complete without lone-00001-of-00002.safetensors"):
+        server.queue({**lone, **p.saving("lone")})
 
 
 def test_existing_name(server: ComfyServer, tiny: str):
@@ -194,10 +194,16 @@ def test_existing_name(server: ComfyServer, tiny: str):
     before = set(folder.iterdir())
     numbered = server.succeed({**run, **p.saving("taken", if_exists="number")})
     (new,) = set(folder.iterdir()) - before
-    assert new.name in numbered.text("save") and taken.read_bytes() == b"somebody's file"
+    assert numbered.text("save").startswith(f"Saved as {new.name}\n") and taken.read_bytes() == b"somebody's file"
     server.succeed({**run, **p.saving("taken", if_exists="overwrite")})
     assert taken.stat().st_size > 1000
     assert leftovers(server) == []
+
+
+def test_texts_that_travel_with_a_workflow_name_no_path_of_this_machine(server: ComfyServer, tiny: str):
+    outcome = server.succeed({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("shared", if_exists="overwrite")})
+    for node in ("load", "quantize", "save"):
+        assert str(server.base) not in outcome.text(node)
 
 
 def test_deleted_file_is_saved_again_and_an_intact_one_is_not(server: ComfyServer, tiny: str):

@@ -90,6 +90,13 @@ def test_text_embeddings_of_the_families_by_their_layers(inside):
                          ("sound 100", "sound 1024", "sound 1000000"), [0, 0, 1])}
 
 
+def test_self_calibration_takes_the_effort_that_the_machine_is_fast_enough_for(inside):
+    assert inside("efforts.py") == [
+        "20 steps and backwards", "10 steps and backwards", "10 steps", "sampling it would take about 53 min on this "
+        "machine", "20 steps", "10 steps", "sampling it would take about 43 min on this machine",
+        "[18, 19, 20, 21, 22]", "True"]
+
+
 def test_patched_weights_in_every_state_of_the_model(inside):
     assert inside("patched.py") == [
         "static in every state", "dynamic in every state", "where weights that stay loaded carry the patch already",

@@ -12,7 +12,7 @@ from tpec.errors import TpecError
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.plan import Plan, make_plan
 from tpec.rounding.grid import round_to_grid
-from tpec.run.losses import Measured, expected, measure
+from tpec.run.choices.losses import Measured, expected, measure
 from tpec.run.progress import Progress
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration, hash_layers
@@ -61,6 +61,21 @@ def test_errors_are_those_of_rounding_to_nearest(tmp_path: Path) -> None:
     assert found[QKV].output_error is None and found[QKV].felt is None
 
 
+def test_errors_of_rounded_inputs(tmp_path: Path) -> None:
+    """Against inputs that are really rounded, with the scale of the largest."""
+    tensors = tiny_flux()
+    plan = plan_of(tmp_path, tensors)
+    inputs = torch.randn(8192, HIDDEN, generator=generator()) * torch.linspace(0.1, 3, HIDDEN) + 0.5
+    grads = torch.randn(512, HIDDEN, generator=generator(1)) * torch.linspace(0.1, 2, HIDDEN)
+    one = measure(plan, calibration_of(plan, {PROJ: inputs}, {PROJ: grads}), CPU)[PROJ]
+    scale = inputs.abs().max() / 448
+    wrong = (round_to_grid(inputs / scale) * scale - inputs) @ tensors[f"{PROJ}.weight"].float().mT
+    right = (inputs - inputs.mean(0)) @ tensors[f"{PROJ}.weight"].float().mT
+    assert one.input_error == pytest.approx((wrong.square().sum() / right.square().sum()).item(), rel=0.15)
+    felt = (grads.square().mean(0) * wrong.square().mean(0)).sum() * 512
+    assert one.input_felt == pytest.approx(felt.item(), rel=0.15)
+
+
 def test_spread_is_the_share_of_directions(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, tiny_flux())
     few = torch.zeros(4096, HIDDEN)
@@ -107,10 +122,10 @@ def test_layers_that_a_calibration_does_not_know_are_put_among_the_others(tmp_pa
     plan = plan_of(tmp_path, tiny_flux())
     names = [layer.layer for layer in plan.of("quantize")]
     plain = {name: Measured(7e-4) for name in names}
-    known = {name: Measured(7e-4, 5e-4, 1.0, 1000) for name in names}
+    known = {name: Measured(7e-4, 5e-4, 5e-4, 1.0, 1000) for name in names}
     base, mixed = expected(plan, plain), expected(plan, known | {QKV: Measured(7e-4)})
     assert mixed[QKV] / mixed[PROJ] == pytest.approx(base[QKV] / base[PROJ], rel=1e-6)
-    louder = expected(plan, known | {QKV: Measured(7e-4, 2e-3, 1.0, 1000)})
+    louder = expected(plan, known | {QKV: Measured(7e-4, 2e-3, 5e-4, 1.0, 1000)})
     assert louder[QKV] / louder[PROJ] == pytest.approx(4 * base[QKV] / base[PROJ], rel=1e-6)
 
 

@@ -11,8 +11,9 @@ from samples import generator, load, save_flux, tiny_flux
 from tpec.errors import TpecError
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.plan import Plan, make_plan
+from tpec.run.choices.losses import measure
+from tpec.run.choices.quality import Quality, choose, find_quality, with_quality
 from tpec.run.pipeline import quantize, settle
-from tpec.run.quality import Quality, choose, find_quality, with_quality
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration, hash_layers
 from tpec.statistics.inputs import Gram, HeldInputs
@@ -23,6 +24,10 @@ PROJ = "double_blocks.0.img_attn.proj"
 
 def plan_of(folder: Path, **settings: object) -> Plan:
     return make_plan(open_checkpoint(save_flux(folder)), Settings(**settings))
+
+
+def bought(plan: Plan) -> Quality:
+    return find_quality(plan, measure(plan, None, CPU))
 
 
 def quantized_layers(path: Path) -> set[str]:
@@ -57,8 +62,8 @@ def test_plan_keeps_what_matters_and_says_what_it_buys(tmp_path: Path) -> None:
     more = {layer.layer for layer in plan.of("quantize")} - {layer.layer for layer in settled.of("quantize")}
     assert PROJ in more
     assert 0 < settled.output_nbytes - plan.output_nbytes <= 0.05 * plan.output_nbytes
-    assert f"{len(more)} of" in settled.bought and "x the expected error" in settled.bought
-    assert settled.bought in settled.summary()
+    sentence, = settled.bought
+    assert f"{len(more)} of" in sentence and "x the expected error" in sentence and sentence in settled.summary()
     assert next(layer.reason for layer in settled.layers if layer.layer == PROJ).startswith("kept for quality")
     assert settle(settled, None, CPU) is settled
     plain = plan_of(tmp_path)
@@ -68,16 +73,16 @@ def test_plan_keeps_what_matters_and_says_what_it_buys(tmp_path: Path) -> None:
 def test_more_size_buys_more(tmp_path: Path) -> None:
     after = []
     for percent in (0.5, 5, 20, 60):
-        quality = find_quality(plan_of(tmp_path, keep_quality=percent), None, CPU)
+        quality = bought(plan_of(tmp_path, keep_quality=percent))
         assert quality.nbytes <= percent / 100 * plan_of(tmp_path).output_nbytes
         after.append(quality.after)
     assert after == sorted(after, reverse=True) and after[0] <= 1 and after[-1] < 0.9
 
 
 def test_too_little_and_too_much(tmp_path: Path) -> None:
-    assert "no layer is small enough" in find_quality(plan_of(tmp_path, keep_quality=0.01), None, CPU).text()
+    assert "no layer is small enough" in bought(plan_of(tmp_path, keep_quality=0.01)).text()
     with pytest.raises(TpecError, match="leaves no layer"):
-        find_quality(plan_of(tmp_path, keep_quality=90, include="never"), None, CPU)
+        bought(plan_of(tmp_path, keep_quality=90, include="never"))
     for percent in (-1.0, 91.0, float("nan")):
         with pytest.raises(TpecError, match="from 0 to 90"):
             Settings(keep_quality=percent)
@@ -85,7 +90,7 @@ def test_too_little_and_too_much(tmp_path: Path) -> None:
 
 def test_what_the_user_includes_stays(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, keep_quality=30, include=r"img_attn\.proj\.weight$")
-    assert PROJ not in find_quality(plan, None, CPU).kept
+    assert PROJ not in bought(plan).kept
 
 
 def test_a_run_spends_it(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_float32_layers_cost_more(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_file({name: tensor.float() for name, tensor in tiny_flux().items()}, path)
     plan = make_plan(open_checkpoint(path), Settings(keep_quality=5))
-    quality = find_quality(plan, None, CPU)
+    quality = bought(plan)
     assert quality.nbytes == 3 * sum(layer.info.items for layer in plan.of("quantize") if layer.layer in quality.kept)
     assert with_quality(plan, quality).output_nbytes == plan.output_nbytes + quality.nbytes
 

@@ -58,8 +58,8 @@ class Plan:
     """A checkpoint, the settings, what was detected and every tensor's fate, in file order.
 
     `parts` are the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`).
-    `notes` are sentences for the summary. `bought` is the sentence on what
-    `settings.keep_quality` bought, '' until it is spent.
+    `notes` are sentences for the summary. `bought` are those on what was
+    measured for `settings.keep_quality` and `matmul: auto`, () until that is done.
     """
 
     checkpoint: Source
@@ -67,7 +67,7 @@ class Plan:
     parts: tuple[Detection, ...]
     layers: tuple[LayerPlan, ...]
     notes: tuple[str, ...] = ()
-    bought: str = ""
+    bought: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -112,7 +112,7 @@ class Plan:
             + f" become FP8, {len(kept)} tensors stay as they are"
             + (f", {len(dropped)} are dropped" if dropped else ""),
             *dict.fromkeys([*self.checkpoint.notes, *self.notes]),
-            *([self.bought] if self.bought else []),
+            *self.bought,
             f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({after / before:.2f} x), format {self.settings.format}",
         ]
         return "\n".join(lines)

@@ -26,6 +26,7 @@ class Damping:
     most: float
 
     def share(self, width: int, tokens: int) -> float:
+        """What to add to the diagonal of a matrix [width, width] of `tokens` samples, in units of its mean."""
         return min(max(self.shrinkage * width / max(tokens, 1), self.least), self.most)
 
 

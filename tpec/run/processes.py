@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import TpecError, sentence
-from .halt import Halt
+from .progress import Halt
 
 Shared = TypeVar("Shared")
 

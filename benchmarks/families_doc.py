@@ -42,9 +42,9 @@ _EMBEDDINGS = """
 ## Token embeddings
 
 They stay in bf16 unless `--embeddings` (the node's *embeddings*) makes them FP8, with one scale and plain rounding;
-that needs the format `comfy_quant`. ComfyUI multiplies the rows that it looks up by the scale. Sizes are of the tensors, in
-GB (10^9 bytes), of a bf16 file, its result, and its result with the embeddings in FP8. The real table of MiniLM is off
-by 2.6 % per looked-up vector (2.9 % for 99 of 100), as its Linears are: see
+that needs the format `comfy_quant`. ComfyUI multiplies the rows that it looks up by the scale. Sizes are of the
+tensors, in GB (10^9 bytes), of a bf16 file, its result, and its result with the embeddings in FP8. The real table of
+MiniLM is off by 2.6 % per looked-up vector (2.9 % for 99 of 100), as its Linears are: see
 [measurements](measurements.md#token-embeddings-in-fp8).
 
 | text encoder | embeddings, share of the bf16 file | bf16 | FP8 | with embeddings | saves |

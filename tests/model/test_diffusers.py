@@ -141,7 +141,7 @@ def test_a_pipeline_s_folder_from_the_command_line(tmp_path: Path, capsys: pytes
     assert main(["verify", str(folder), str(output)]) == 0
     assert main(["verify", str(folder / "transformer"), str(output)]) == 0
     assert "double_blocks.0.img_attn.qkv.weight" in load(output)
-    assert inspect(folder)["family"] == "flux"
+    assert inspect(folder).to_json()["family"] == "flux"
 
 
 @pytest.mark.parametrize(("source", "stem"), [

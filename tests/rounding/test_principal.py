@@ -97,7 +97,7 @@ def test_kept_directions_and_new_ones_give_the_same_bits() -> None:
 
 def test_row_chunks_cover_all_rows_once() -> None:
     for rows, columns, chunk in ((1, 1, 1), (10, 3, 7), (10, 100, 7), (5, 1, 100), (7, 0, 5)):
-        chunks = row_chunks(rows, columns, chunk)
+        chunks = row_chunks((rows, columns), chunk)
         assert [row for begin, end in chunks for row in range(begin, end)] == list(range(rows))
         assert all((end - begin) * columns <= max(chunk, columns) for begin, end in chunks)
 

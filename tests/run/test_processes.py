@@ -90,8 +90,8 @@ def test_next_input_is_worked_on_when_a_rank_fails(tmp_path: Path, layer: str) -
 
 #: Named for the input that they fail: (what raises, in which module; on which rank).
 PLACES = {
-    "plan0": ("tpec.command.cli.make_plan", 0), "plan1": ("tpec.command.cli.make_plan", 1),
-    "output1": ("tpec.command.cli.check_output", 1),
+    "plan0": ("tpec.command.quantize.make_plan", 0), "plan1": ("tpec.command.quantize.make_plan", 1),
+    "output1": ("tpec.command.quantize.check_output", 1),
     "layout1": ("tpec.run.pipeline.make_layout", 1), "create0": ("tpec.files.partial.create", 0),
     "lane0": ("tpec.run.pipeline.Lane", 0), "lane1": ("tpec.files.partial.Journal", 1),
     "read1": ("tpec.run.lane.Lane._load", 1),
@@ -102,9 +102,9 @@ PLACES = {
 DRIVER = """
 import importlib, os, sys
 from unittest import mock
-from tpec.command import cli
+from tpec.command import cli, quantize
 places, rank = PLACES, int(os.environ["RANK"])
-real = cli._quantize_one
+real = quantize._quantize_one
 
 def one(options, settings, source, *rest):
     place, at = places.get(source.name.partition(".")[0], ("", None))
@@ -114,7 +114,7 @@ def one(options, settings, source, *rest):
     with mock.patch(place, side_effect=error):
         return real(options, settings, source, *rest)
 
-cli._quantize_one = one
+quantize._quantize_one = one
 sys.exit(cli.main(sys.argv[1:]))
 """
 

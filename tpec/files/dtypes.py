@@ -31,7 +31,7 @@ FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
 def byte_count(code: str, shape: tuple[int, ...]) -> int | None:
-    """Bytes of a tensor, or None for a dtype code that is not known here."""
+    """Bytes that a tensor of this safetensors dtype code and shape takes, None for a code that is not known here."""
     items = 1
     for size in shape:
         items *= size

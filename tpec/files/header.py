@@ -21,7 +21,11 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies. `dtype` is the safetensors code ("BF16"); `start` is an absolute offset in file `file`."""
+    """Where a tensor lies.
+
+    dtype: the safetensors code ("BF16"). start: bytes from the file's beginning. nbytes: its size in bytes. file: the
+    number of its file among those of the model.
+    """
 
     name: str
     dtype: str
@@ -32,6 +36,7 @@ class TensorInfo:
 
     @property
     def items(self) -> int:
+        """Number of elements, 1 for a scalar."""
         items = 1
         for size in self.shape:
             items *= size
@@ -40,7 +45,10 @@ class TensorInfo:
 
 def make_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]],
                 metadata: Mapping[str, str]) -> tuple[bytes, dict[str, TensorInfo]]:
-    """The first bytes of a file with these tensors (dtype code, shape), in this order, and where each will lie."""
+    """The first bytes of a file with these tensors (dtype code, shape), in this order, and where each will lie.
+
+    Raises ValueError for a dtype code that is not known.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     spans: dict[str, tuple[int, int]] = {}
     at = 0
@@ -60,7 +68,11 @@ def make_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]],
 
 
 def read_header(path: Path, file_index: int = 0) -> tuple[dict[str, TensorInfo], dict[str, str], bytes]:
-    """Tensors in file order, metadata, and the raw header bytes. Raises TpecError for anything malformed."""
+    """Tensors by name in the order of the data, metadata, and the JSON's bytes.
+
+    `file_index` becomes the tensors' `file`. Raises TpecError for anything malformed, also where data is missing,
+    overlaps or is left over.
+    """
     raw, data_start, file_size = _raw_header(path)
     try:
         header = json.loads(raw, object_pairs_hook=_unique)

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import TpecError
 from ..files.dtypes import FLOATS, byte_count
 from ..files.header import TensorInfo
 from ..files.source import Source
-from ..settings import Settings
+from ..settings import LayerMatmul, Settings
 from .diffusers import in_comfyui_layout
-from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, choose_parts, detect, refuse_incomplete
+from .families import CUSTOM, DROP, KEEP, QUANTIZE, Action, Detection, Family, choose_parts, detect, refuse_incomplete
 from .fate import Agreement, fate
 from .quantized import refuse_quantized
 from .structure import Structure
@@ -18,28 +19,33 @@ from .structure import Structure
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One tensor's fate. `local` is its name without the file's prefix, `matmul` that of a layer, '' the settings' own.
+    """One tensor's fate.
 
-    `embedding`: a table of vectors that are looked up, not multiplied; quantized, it is rounded to nearest.
+    info: the tensor in the source. local: its name without the file's prefix. action: QUANTIZE, KEEP or DROP. reason:
+    why, for people. matmul: how ComfyUI is asked to multiply a quantized layer, '' for the settings' own way.
+    embedding: a table of vectors that are looked up, not multiplied; quantized, it is rounded to nearest.
     """
 
     info: TensorInfo
     local: str
-    action: str
+    action: Action
     reason: str
-    matmul: str = ""
+    matmul: LayerMatmul | Literal[""] = ""
     embedding: bool = False
 
     @property
     def name(self) -> str:
+        """The tensor's name in the file."""
         return self.info.name
 
     @property
     def dtype(self) -> str:
+        """The source's safetensors dtype code."""
         return self.info.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of a Linear's weight [out, in]."""
         return self.info.shape
 
     @property
@@ -57,9 +63,9 @@ class LayerPlan:
 class Plan:
     """A checkpoint, the settings, what was detected and every tensor's fate, in file order.
 
-    `parts` are the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`).
-    `notes` are sentences for the summary. `bought` are those on what was
-    measured for `settings.keep_quality` and `matmul: auto`, () until that is done.
+    parts: the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`). layers: one
+    entry for every tensor, biases and norms included. notes: sentences for the summary. bought: sentences on what
+    was measured for `settings.keep_quality` and `matmul: auto`, () until that is done.
     """
 
     checkpoint: Source
@@ -71,17 +77,21 @@ class Plan:
 
     @property
     def family(self) -> Family:
+        """The main model's layout."""
         return self.parts[0].family
 
     @property
     def prefix(self) -> str:
+        """What the names of the main model's tensors begin with in the file, '' for nothing."""
         return self.parts[0].prefix
 
     @property
     def why(self) -> str:
+        """How the main model was recognised, for people."""
         return self.parts[0].why
 
-    def of(self, action: str) -> tuple[LayerPlan, ...]:
+    def of(self, action: Action) -> tuple[LayerPlan, ...]:
+        """The tensors with this fate, in file order."""
         return tuple(layer for layer in self.layers if layer.action == action)
 
     def part(self, name: str) -> Detection | None:
@@ -125,11 +135,12 @@ class Plan:
 
 
 def make_plan(checkpoint: Source, settings: Settings, structure: Structure | None = None) -> Plan:
-    """Decide every tensor's fate from header and settings.
+    """Decide every tensor's fate from header and settings; no weight is read.
 
-    `structure` is what the installed ComfyUI says of the diffusion model: a tensor becomes FP8 only if it and the table
-    agree, and a family that only ComfyUI knows gets a generic rule. A known diffusers layout is planned in ComfyUI's.
-    Raises TpecError for anything that must not be quantized.
+    checkpoint: a file (`open_checkpoint`) or a model in memory; a known diffusers layout is planned in ComfyUI's.
+    structure: what the installed ComfyUI says of the diffusion model; a tensor becomes FP8 only if it and the table
+    agree, and a family that only ComfyUI knows gets a generic rule. Raises TpecError for anything that must not be
+    quantized.
     """
     checkpoint = in_comfyui_layout(checkpoint)
     _refuse_unknown_dtypes(checkpoint)

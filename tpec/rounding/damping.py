@@ -49,6 +49,6 @@ def damped(matrix: torch.Tensor, share: float, factor: Callable[[torch.Tensor], 
         torch.add(plain, share * _STEP**attempt, out=diagonal)
         try:
             return factor(matrix)
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
             continue
     raise TpecError("The calibration holds a matrix that is not positive: collect it anew.")

@@ -96,7 +96,7 @@ def quantize_nearest(weight: torch.Tensor, largest: torch.Tensor, chunk: int, ti
     codes = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     zero = torch.zeros((), device=weight.device)
     norm2, error2 = zero, zero
-    for begin, end in row_chunks(*weight.shape, chunk):
+    for begin, end in row_chunks(weight.shape, chunk):
         scaled = weight[begin:end].float() / scale
         values = nearest(scaled)
         codes[begin:end] = encode(values)
@@ -121,23 +121,25 @@ def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, rounding: Roundin
                            loss=torch.where(better, facts.loss, facts.nearest_loss),
                            saturated=facts.saturated * better,
                            principal_after=torch.where(better, facts.principal_after, facts.principal_before))
-    if rounding.components is None:
-        return Quantized(codes, scale, facts)
-    return _trimmed(weight, codes, scale, base, rounding.metric, rounding.components, facts, chunk)
+    return _trimmed(weight, Quantized(codes, scale, facts), base, rounding, chunk)
 
 
 def _best_scale(weight: torch.Tensor, metric: Metric, base: torch.Tensor) -> torch.Tensor:
-    rows, columns = weight.shape
-    sample = weight[sample_rows(rows, columns, weight.device)]
-    return search_scale(sample.mT[metric.order].float(), metric.diagonal, base)
+    rows = sample_rows(weight.shape[0], weight.shape[1], weight.device)
+    return search_scale(weight[rows].mT[metric.order].float(), metric.diagonal, base)
 
 
-def _trimmed(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, base: torch.Tensor, metric: Metric,
-             components: Components, facts: Facts, chunk: int) -> Quantized:
-    """With the published objective driven to zero, for no more loss than was won against round to nearest."""
+def _trimmed(weight: torch.Tensor, found: Quantized, base: torch.Tensor, rounding: Rounding, chunk: int) -> Quantized:
+    """With the published objective driven to zero, for no more loss than was won against round to nearest.
+
+    The codes of `found` are changed in place. Without components there is no such objective.
+    """
+    components, scale, facts = rounding.components, found.scale, found.facts
+    if components is None:
+        return found
     unit = (scale / base).square()
     room = (facts.nearest_loss - facts.loss) / unit
-    codes, rise = trim_principal(weight, codes, scale, components, metric, facts.principal_after, room)
+    codes, rise = trim_principal(weight, found.codes, scale, components, rounding.metric, facts.principal_after, room)
     after = principal_error(weight, codes, scale, components, chunk)
     sigma = components.first_value
     return Quantized(codes, scale, facts._replace(loss=facts.loss + rise * unit,
@@ -151,7 +153,7 @@ def _round_rows(weight: torch.Tensor, rounding: Rounding, scale: torch.Tensor, b
     codes = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     near_codes = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     back, parts = rounding.metric.order.argsort(), []
-    for begin, end in row_chunks(*weight.shape, chunk, rounding.coupling.run if rounding.coupling else 1):
+    for begin, end in row_chunks(weight.shape, chunk, rounding.coupling.run if rounding.coupling else 1):
         part = _round_chunk(weight[begin:end], rounding, scale, base, begin, tick)
         codes[begin:end] = _in_file_order(part.codes, back)
         near_codes[begin:end] = _in_file_order(part.nearest, back)
@@ -236,5 +238,5 @@ def corrected_bias(weight: torch.Tensor, quantized: Quantized, bias: torch.Tenso
     `mean` is E[x] [in], float32; W is read `chunk` weights at a time.
     """
     shift = [(decode(quantized.codes[a:b], quantized.scale) - weight[a:b].float()) @ mean
-             for a, b in row_chunks(*weight.shape, chunk)]
+             for a, b in row_chunks(weight.shape, chunk)]
     return (bias.float() - torch.cat(shift)).to(bias.dtype)

@@ -4,7 +4,7 @@ TPEC (Top-Principal Error Correction, Clybius) wants u_1^T (Q - W) v_1 = 0 for t
 error of every row along all leading right singular vectors is held down.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +35,12 @@ class Components:
     unit: torch.Tensor
 
 
-def row_chunks(rows: int, columns: int, chunk: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """Split rows so that each part holds about `chunk` weights, in whole multiples of `multiple` rows."""
+def row_chunks(shape: Sequence[int], chunk: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Split the rows of a weight of `shape` [rows, n] so that each part holds about `chunk` of its values.
+
+    Returns begin and end of each part; all but the last have whole multiples of `multiple` rows.
+    """
+    rows, columns = shape
     step = max(1, min(rows, chunk // max(columns, 1)) // multiple) * multiple
     return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
 
@@ -69,7 +73,7 @@ class _Parts:
 
     def __init__(self, weight: torch.Tensor, chunk: int) -> None:
         self._weight = weight
-        self._chunks = row_chunks(*weight.shape, chunk)
+        self._chunks = row_chunks(weight.shape, chunk)
         self._only = weight.float() if len(self._chunks) == 1 else None
 
     def __iter__(self) -> Iterator[torch.Tensor]:

@@ -26,7 +26,7 @@ def principal_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tens
     """
     v, u = components.first_right, components.first_left
     parts = [u[a:b] @ (codes[a:b].float().sub_(weight[a:b].float() / scale) @ v)
-             for a, b in row_chunks(*weight.shape, chunk)]
+             for a, b in row_chunks(weight.shape, chunk)]
     return torch.stack(parts).sum() * (scale / components.unit)
 
 
@@ -53,7 +53,8 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
     price = (move * (move * metric.diagonal[at] + 2 * slope)).clamp_(min=0)
     price += _FLOOR * (total(errors.square()) / errors.numel())
     rate = torch.where(gain > 0, price / gain, torch.inf)
-    change = move * _flips(*(tensor.view(len(rows) * pieces, -1) for tensor in (gain, rate)), error).view_as(move)
+    lines = len(rows) * pieces
+    change = move * _flips(gain.view(lines, -1), rate.view(lines, -1), error).view_as(move)
     moved = torch.zeros_like(errors).index_copy_(0, at, change.mT)
     rise = 2 * total(change * slope) + metric.loss(moved)
     fits = rise <= room

@@ -170,7 +170,7 @@ class Lane:
 
     def _load(self, info: TensorInfo, raw: torch.Tensor) -> torch.Tensor:
         begun = time.monotonic()
-        self.reader.read_into(info, memoryview(raw.numpy()))
+        self.reader.read_into(info, raw.numpy().data)
         self.reader.drop_cache(info)
         self.stages.read += time.monotonic() - begun
         return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
@@ -184,7 +184,7 @@ class Lane:
             begun = time.monotonic()
             piece = torch.empty(count, dtype=torch.uint8)
             if count:
-                self.reader.read_into(info, memoryview(piece.numpy()), offset)
+                self.reader.read_into(info, piece.numpy().data, offset)
             self.stages.read += time.monotonic() - begun
             self._look(info, piece)
             last = offset + count >= info.nbytes

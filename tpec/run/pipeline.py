@@ -99,17 +99,19 @@ def settle(plan: Plan, calibration: Calibration | None, device: torch.device, pr
         return plan
     world = world or World()
 
-    def measured() -> dict[str, Measured]:
+    def measured() -> list[dict[str, Measured]]:
+        if world.rank != 0:
+            return []
         if calibration is not None:
             check_calibration(plan, calibration)
         elif auto:
             raise TpecError("matmul auto needs a calibration: what rounding the inputs costs depends on them.")
-        return measure(plan, calibration, device, progress)
+        return [measure(plan, calibration, device, progress)]
 
-    found = world.share(world.agree(measured if world.rank == 0 else _nothing))
+    found = world.share(world.agree(measured))[0]
     if plan.settings.keep_quality > 0:
         plan = with_quality(plan, find_quality(plan, found))
-    return with_matmul(plan, found, calibration) if auto else plan
+    return with_matmul(plan, found, calibration) if auto and calibration else plan
 
 
 def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
@@ -154,7 +156,7 @@ def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrit
                         if steering and layer.local_layer in steering.outputs)
     tasks = make_tasks(plan, frozenset(covered if steering else ()), coupled)
     layout = make_layout(plan, layer_options(plan, calibration), calibration_record(tasks, steering))
-    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if covered else ""}
+    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if calibration and covered else ""}
     digest = spool.job_digest(layout, plan.checkpoint.identity(), recipe)
     return Job(plan, output, layout, digest, steering, tasks, {})
 
@@ -278,7 +280,8 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
         known |= {name: one for name, one in part.known.items() if one}
     plan = job.plan
     layers = tuple(LayerReport.from_json(known[layer.name]) for layer in plan.of(QUANTIZE))
-    stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
+    stages: dict[str, float] = {name: sum(getattr(part.stages, name) for part in parts)
+                                for name in ("read", "compute", "write")}
     nonfinite = [layer.name for layer in plan.layers if known.get(layer.name, {}).get("nonfinite")]
     notes = tuple(dict.fromkeys([*plan.bought, *plan.checkpoint.notes, *plan.notes, *job.layout.notes,
                                  *_uncovered(job), *relative_notes(plan, job.calibration), *nonfinite_note(nonfinite),

@@ -78,7 +78,7 @@ def measure(plan: Plan, calibration: Calibration | None, device: torch.device,
 
 def _loaded(reader: TensorReader, info: TensorInfo) -> torch.Tensor:
     raw = torch.empty(info.nbytes, dtype=torch.uint8)
-    reader.read_into(info, memoryview(raw.numpy()))
+    reader.read_into(info, raw.numpy().data)
     return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
 
@@ -125,8 +125,8 @@ class _Probe:
             whole = scale.square() * unit * gradients.tokens * (len(weight) / count)
             felt = ((wrong * strength).sum(1) * whole).tolist()
         spread = _ratio(covariance.trace().square(), covariance.square().sum()) / len(covariance)
-        relative = (_ratio(part.sum(), right.sum()) for part in wrong)
-        return Measured(plain, *relative, spread, stats.tokens, *felt)
+        output_error, input_error = (_ratio(part.sum(), right.sum()) for part in wrong)
+        return Measured(plain, output_error, input_error, spread, stats.tokens, felt[0], felt[1])
 
     def _covariance(self, layer: LayerPlan, stats: InputStats, device: torch.device) -> tuple[
             torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -135,7 +135,8 @@ class _Probe:
         The mean is taken out of the covariance where a bias makes up for its error.
         """
         biased = f"{layer.layer}.bias" in self._plan.checkpoint.tensors
-        key = (self._calibration.layers[layer.local_layer], biased, device)
+        group = self._calibration.layers[layer.local_layer] if self._calibration else None
+        key = (group, biased, device)
         if self._kept is None or self._kept[0] != key:
             self._kept = None
             moment = stats.second_moment(device)

@@ -28,10 +28,10 @@ def input_costs(plan: Plan, found: Mapping[str, Measured]) -> dict[str, float]:
     """
     weighty = importance(plan, found)
     known = {name: one for name, one in found.items() if one.output_error is not None and name in weighty}
-    weights = {name: weighty[name] * one.output_error for name, one in known.items()}
-    inputs = {name: weighty[name] * one.input_error for name, one in known.items()}
+    weights = {name: weighty[name] * (one.output_error or 0.0) for name, one in known.items()}
+    inputs = {name: weighty[name] * (one.input_error or 0.0) for name, one in known.items()}
     felt = {name: one for name, one in known.items() if one.felt is not None}
-    by_gradient = {name: (weights[name] * one.felt) ** 0.5 for name, one in felt.items()}
+    by_gradient = {name: (weights[name] * (one.felt or 0.0)) ** 0.5 for name, one in felt.items()}
     total = sum(completed(by_gradient, weights).values()) or 1.0
     ratios = {name: _root_ratio(one) for name, one in felt.items()}
     costs = {name: by_gradient[name] * ratios[name] for name in felt}
@@ -41,7 +41,7 @@ def input_costs(plan: Plan, found: Mapping[str, Measured]) -> dict[str, float]:
 def _root_ratio(one: Measured) -> float:
     """Of the input's rounding to the weight's, the geometric mean of the output's errors' and of what is felt of them.
     """
-    if not one.output_error or not one.felt:
+    if not one.output_error or not one.felt or one.input_error is None or one.input_felt is None:
         return 0.0
     return (one.input_error / one.output_error * one.input_felt / one.felt) ** 0.5
 

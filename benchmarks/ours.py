@@ -19,7 +19,6 @@ from tpec.statistics.watching import Collector
 
 from . import synthetic
 
-
 #: As in a run, where one rounder serves a thread's layers and keeps the random directions of their shapes.
 _NEAREST, _DATA_FREE = Rounder(Policy("nearest")), Rounder(Policy())
 

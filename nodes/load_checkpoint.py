@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
 from ..tpec.files.checkpoint import open_checkpoint
+from ..tpec.model.diffusers import in_comfyui_layout
 from ..tpec.model.families import family_names
 from ..tpec.model.plan import make_plan
 from ..tpec.run.memory import describe_needs
@@ -65,7 +66,7 @@ class TPECLoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, family: str) -> io.NodeOutput:
-        opened = open_checkpoint(source_path(checkpoint))
+        opened = in_comfyui_layout(open_checkpoint(source_path(checkpoint)))
         handle = CheckpointHandle(opened, family, structure_of(opened.tensors, opened.metadata))
         text = describe(handle)
         return io.NodeOutput(handle, text, ui=ui.PreviewText(text))

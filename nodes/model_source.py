@@ -28,5 +28,5 @@ class TPECModelSource(io.ComfyNode):
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
         handle = graph_model(model)
-        text = "\n".join([describe(handle), *handle.checkpoint.notes])
+        text = describe(handle)
         return io.NodeOutput(handle, text, ui=ui.PreviewText(text))

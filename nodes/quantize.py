@@ -6,7 +6,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings
+from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings, part_names
 from .calibration.automatic import AUTO, CHOICES, with_own_calibration
 from .handles import (
     CALIBRATION,
@@ -83,6 +83,15 @@ class TPECQuantizeFP8(io.ComfyNode):
                                tooltip="auto: without a calibration the model first samples a little from noise, with "
                                        "no prompt, and is rounded for what its layers then see: about half the error. "
                                        "never: rounded by its weights alone."),
+                io.String.Input("part", default="", optional=True, advanced=True,
+                                tooltip="Text encoders of a full checkpoint to quantize as well, separated by commas: "
+                                        "t5xxl. Whatever is not named stays as it is."),
+                io.Boolean.Input("only_part", default=_DEFAULT.only_part, optional=True, advanced=True,
+                                 tooltip="Of a full checkpoint, write the diffusion model alone, with the parts named "
+                                         "above: a file for diffusion_models."),
+                io.Boolean.Input("embeddings", default=_DEFAULT.embeddings, optional=True, advanced=True,
+                                 tooltip="Make a text encoder's token embedding FP8 as well, with one scale. Needs the "
+                                         "format comfy_quant."),
             ],
             outputs=[QUANTIZED.Output("quantized"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -103,11 +112,14 @@ class TPECQuantizeFP8(io.ComfyNode):
                 calibration: CalibrationHandle | None = None, keep_distillation: bool = _DEFAULT.keep_distillation,
                 top_k: int = 0, num_iter: int = -1, include: str = "", exclude: str = "",
                 device: str = "auto", keep_nonfinite: bool = _DEFAULT.keep_nonfinite,
-                keep_quality: float = _DEFAULT.keep_quality, like: str = _NONE, calibrate: str = AUTO) -> io.NodeOutput:
+                keep_quality: float = _DEFAULT.keep_quality, like: str = _NONE, calibrate: str = AUTO,
+                part: str = "", only_part: bool = _DEFAULT.only_part,
+                embeddings: bool = _DEFAULT.embeddings) -> io.NodeOutput:
         settings = Settings(
             family=checkpoint.family, method=method, format=format, matmul=matmul, keep_distillation=keep_distillation,
             top_k=top_k or None, num_iter=None if num_iter < 0 else num_iter, include=include, exclude=exclude,
-            keep_nonfinite=keep_nonfinite, keep_quality=keep_quality)
+            keep_nonfinite=keep_nonfinite, keep_quality=keep_quality, part=part_names(part), only_part=only_part,
+            embeddings=embeddings)
         request = QuantizeRequest(checkpoint, settings, device, calibration, _like(like))
         progress, note = NodeProgress(cls.hidden.unique_id), ""
         if calibrate == AUTO:

@@ -25,8 +25,8 @@ class Settings:
     `include` and `exclude` are regular expressions searched in tensor names. `part` names text encoders of a full
     checkpoint to quantize besides the diffusion model; `only_part` leaves everything else out of the result.
     `keep_nonfinite` copies parameters that hold NaN or infinite values instead of refusing the file. `keep_quality` is
-    extra size, in percent of the result's, spent on keeping the layers that matter most. Raises TpecError on a bad
-    value.
+    extra size, in percent of the result's, spent on keeping the layers that matter most. `embeddings` makes token
+    embeddings FP8 as well, where ComfyUI applies their scale. Raises TpecError on a bad value.
     """
 
     family: str = "auto"
@@ -43,6 +43,7 @@ class Settings:
     part: tuple[str, ...] = ()
     only_part: bool = False
     keep_quality: float = 0.0
+    embeddings: bool = False
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
@@ -54,6 +55,9 @@ class Settings:
             raise TpecError(f"num_iter is {self.num_iter}: it must be 0 or more.")
         if not 0 <= self.keep_quality <= 90:
             raise TpecError(f"keep_quality is {self.keep_quality:g}: it must be a percentage from 0 to 90.")
+        if self.embeddings and self.format != "comfy_quant":
+            raise TpecError(f"Embeddings in FP8 need the format comfy_quant, not {self.format}: versions of ComfyUI "
+                            "that read the older form do not apply their scale.")
         _expression("include", self.include)
         _expression("exclude", self.exclude)
 
@@ -63,6 +67,11 @@ class Settings:
         default = Settings()
         return {name: value for name, value in asdict(self).items()
                 if name in always or value != getattr(default, name)}
+
+
+def part_names(text: str) -> tuple[str, ...]:
+    """The names in a list separated by commas, as `Settings.part` wants them."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from ...tpec.errors import TpecError
 from ...tpec.files.checkpoint import open_checkpoint
 from ...tpec.model.plan import make_plan
-from ...tpec.settings import Settings
+from ...tpec.settings import Settings, part_names
 from ..host.paths import free_bytes, hidden_by, save_root, save_target, source_path
 
 #: Links are followed up to the nodes that choose a model, by this many nodes at most.
@@ -40,6 +40,7 @@ def kind_of_result(prompt, node_id: str, name: str) -> str | None:
 
     `prompt` is ComfyUI's hidden dynprompt.
     """
+    wish: dict = {}
     for _ in range(_FAR):
         link = prompt.get_node(node_id)["inputs"].get(name)
         if not isinstance(link, list):
@@ -47,7 +48,9 @@ def kind_of_result(prompt, node_id: str, name: str) -> str | None:
         node_id = link[0]
         node = prompt.get_node(node_id)
         if node["class_type"] == "TPECLoadCheckpoint":
-            return _kind_of_file(node["inputs"])
+            return _kind_of_file(node["inputs"], wish)
+        if node["class_type"] == "TPECQuantizeFP8":
+            wish = node["inputs"]
         if node["class_type"] == "TPECModelSource":
             return "diffusion_models"
         links = [key for key, value in node["inputs"].items() if isinstance(value, list)]
@@ -55,9 +58,14 @@ def kind_of_result(prompt, node_id: str, name: str) -> str | None:
     return None
 
 
-def _kind_of_file(inputs: dict) -> str | None:
+def _kind_of_file(inputs: dict, wish: dict) -> str | None:
+    """The kind of what is made of the file that `inputs` chooses, with the inputs `wish` of the quantize node."""
+    part, only_part = wish.get("part", ""), wish.get("only_part", False)
+    if not isinstance(part, str) or not isinstance(only_part, bool):  # linked: not known yet
+        return None
     try:
         checkpoint = open_checkpoint(source_path(str(inputs["checkpoint"])))
-        return make_plan(checkpoint, Settings(family=inputs.get("family", "auto"))).kind
+        settings = Settings(family=inputs.get("family", "auto"), part=part_names(part), only_part=only_part)
+        return make_plan(checkpoint, settings).kind
     except (TpecError, OSError, KeyError):  # said by the nodes that read the file
         return None

@@ -16,7 +16,8 @@ NODES = {
     "TPECModelSource": ("Model To Quantize", ["model"], ["TPEC_CHECKPOINT", "STRING"]),
     "TPECQuantizeFP8": ("TPEC Quantize FP8", [
         "checkpoint", "calibration", "method", "format", "matmul", "keep_distillation", "top_k", "num_iter", "include",
-        "exclude", "device", "keep_nonfinite", "keep_quality", "like", "calibrate"], ["TPEC_QUANTIZED", "STRING"]),
+        "exclude", "device", "keep_nonfinite", "keep_quality", "like", "calibrate", "part", "only_part",
+        "embeddings"], ["TPEC_QUANTIZED", "STRING"]),
     "TPECSaveScaledFP8": ("Save Scaled FP8", ["quantized", "filename", "folder", "if_exists"], ["COMBO", "STRING"]),
     "TPECLoadScaledFP8": ("Load Scaled FP8", ["quantized"], ["MODEL", "CLIP", "VAE"]),
     "TPECCalibrate": ("TPEC Calibrate", ["model", *SAMPLING, "runs", "calibration", "sensitivity", "clip", "prompts",
@@ -74,7 +75,7 @@ def test_choices_of_the_contract(info):
 def test_new_inputs_of_quantizing_are_optional_and_last(info):
     """API prompts and workflows of earlier versions say nothing of them."""
     optional = list(info["TPECQuantizeFP8"]["input"]["optional"])
-    assert optional[-3:] == ["keep_quality", "like", "calibrate"]
+    assert optional[-6:] == ["keep_quality", "like", "calibrate", "part", "only_part", "embeddings"]
 
 
 @pytest.mark.parametrize("name", NODES)

@@ -6,7 +6,7 @@ import models
 import prompts as p
 import pytest
 import torch
-from comfy_server import ComfyServer
+from comfy_server import ComfyServer, PromptRefused
 from safetensors.torch import load_file
 from test_main_job import dequantized
 
@@ -34,11 +34,15 @@ def clip_l(server: ComfyServer) -> str:
     return "clip_l.safetensors"
 
 
-@pytest.mark.parametrize("form", ["universal", "scaled_fp8"])
-def test_t5xxl_encodes_as_its_weights_mean(server: ComfyServer, t5: str, form: str):
+@pytest.mark.parametrize(("form", "embeddings"), [("universal", False), ("scaled_fp8", False), ("comfy_quant", True)])
+def test_t5xxl_encodes_as_its_weights_mean(server: ComfyServer, t5: str, form: str, embeddings: bool):
     folder = server.models / "text_encoders"
-    server.succeed({**p.quantizing(f"text_encoders/{t5}", format=form, method="nearest"), **p.saving(f"t5_{form}"),
-                    **encoding(["save", 0], f"{form}.safetensors")})
+    server.succeed({
+        **p.quantizing(f"text_encoders/{t5}", format=form, method="nearest", embeddings=embeddings),
+        **p.saving(f"t5_{form}"), **encoding(["save", 0], f"{form}.safetensors")})
+    raw = load_file(folder / f"t5_{form}.safetensors")
+    assert (raw["shared.weight"].dtype == torch.float8_e4m3fn) is embeddings
+    assert ("shared.weight_scale" in raw) is embeddings
     models.save(dequantized(folder / f"t5_{form}.safetensors"), folder / f"t5_{form}_exact.safetensors")
     server.succeed(encoding(f"t5_{form}_exact.safetensors", "exact.safetensors"))
     got, wanted = (load_file(server.output / name)["cond"] for name in (f"{form}.safetensors", "exact.safetensors"))
@@ -47,9 +51,8 @@ def test_t5xxl_encodes_as_its_weights_mean(server: ComfyServer, t5: str, form: s
 
 
 def test_clip_l_is_refused_with_the_reason(server: ComfyServer, clip_l: str):
-    outcome = server.run({**p.quantizing(f"text_encoders/{clip_l}"), **p.saving("clip_l_fp8")})
-    assert outcome.failed_node == "TPECQuantizeFP8"
-    assert "CLIP" in outcome.error and "scales" in outcome.error
+    with pytest.raises(PromptRefused, match="it is a CLIP text encoder, and ComfyUI ignores the FP8 scales"):
+        server.run({**p.quantizing(f"text_encoders/{clip_l}"), **p.saving("clip_l_fp8")})
 
 
 def test_text_calibration_names_layers_as_their_file_does(server: ComfyServer, clip_l: str):

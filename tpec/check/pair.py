@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from ..files.checkpoint import Checkpoint, Reader
 from ..files.dtypes import FLOATS
+from ..files.source import Source, TensorReader
 from ..model.families import never_read
 from ..model.formats import CALIBRATED_KEY, DROPPED, RECIPE_KEY
 from ..model.quantized import TABLE_KEY
@@ -27,9 +28,9 @@ class Pair:
     read, in sentences.
     """
 
-    source: Checkpoint
+    source: Source
     result: Checkpoint
-    before: Reader
+    before: TensorReader
     after: Reader
     table: Mapping[str, object] | None
     calibrated: Mapping[str, float | None] | None
@@ -56,7 +57,7 @@ class Pair:
 
 
 @contextmanager
-def open_pair(source: Checkpoint, result: Checkpoint) -> Iterator[Pair]:
+def open_pair(source: Source, result: Checkpoint) -> Iterator[Pair]:
     """Open both files and read the result's header. Raises TpecError when one cannot be opened."""
     faults: list[str] = []
     table, calibrated = _table(result, faults), _calibrated(result, faults)
@@ -64,7 +65,7 @@ def open_pair(source: Checkpoint, result: Checkpoint) -> Iterator[Pair]:
     described = any(name.endswith(".comfy_quant") for name in result.tensors)
     markers = tuple(name.removesuffix("scaled_fp8") for name in result.tensors
                     if name.rpartition(".")[2] == "scaled_fp8")
-    with Reader(source) as before, Reader(result) as after:
+    with closing(source.reader()) as before, Reader(result) as after:
         yield Pair(source, result, before, after, table, calibrated, dropped, described, markers, tuple(faults))
 
 
@@ -90,7 +91,7 @@ def _calibrated(result: Checkpoint, faults: list[str]) -> dict[str, float | None
         return None
 
 
-def _dropped(source: Checkpoint, result: Checkpoint, faults: list[str]) -> frozenset[str]:
+def _dropped(source: Source, result: Checkpoint, faults: list[str]) -> frozenset[str]:
     """The tensors that were left out on purpose: the result's header lists them.
 
     Files of other programs, and of versions before that list, say nothing; there only what ComfyUI never reads of the

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 
 from ..files.checkpoint import Checkpoint, open_checkpoint
+from ..files.source import Source
+from ..model.diffusers import in_comfyui_layout
 from ..model.finite import holds_nonfinite, nonfinite_note
 from ..model.origin import GraphOrigin, origin_of
 from .pair import Pair, open_pair
@@ -58,7 +60,7 @@ def verify(original: Path | str, quantized: Path | str) -> VerifyResult:
     `original` and `quantized` are what `open_checkpoint` takes. What is wrong with the quantized file is in the
     result's `faults`. Raises TpecError when one of the files cannot be read at all.
     """
-    source, result = open_checkpoint(original), open_checkpoint(quantized)
+    source, result = in_comfyui_layout(open_checkpoint(original)), open_checkpoint(quantized)
     outcome = VerifyResult(origin=origin_of(result.metadata))
     with open_pair(source, result) as pair:
         outcome.faults += pair.faults
@@ -110,7 +112,7 @@ def _same_bytes(name: str, pair: Pair, outcome: VerifyResult) -> bool:
     return True
 
 
-def _extras(source: Checkpoint, result: Checkpoint) -> list[str]:
+def _extras(source: Source, result: Checkpoint) -> list[str]:
     """Faults about tensors that the original does not have and that do not belong to an FP8 layer."""
     faults = []
     for name in sorted(result.tensors.keys() - source.tensors.keys()):

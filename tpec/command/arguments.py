@@ -85,7 +85,7 @@ def _add_result(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=FORMATS, default="universal", help="universal loads in every ComfyUI since 2024")
     add("--matmul", choices=MATMULS, default="full_precision", help="what the file asks ComfyUI to do")
     add("--part", action="append", default=[], metavar="NAME",
-        help="quantize this text encoder of a full checkpoint (t5xxl, ...) as well; may be repeated")
+        help="quantize this text encoder of a full checkpoint (t5xxl, ...) as well; several, or repeated: a,b")
     add("--only-part", action="store_true", help="write the diffusion model (and what --part names) alone")
     add("--keep-nonfinite", action="store_true", help="copy parameters that hold NaN or infinite values as they are")
 
@@ -100,6 +100,8 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
     add("--exclude", default="", metavar="RE", help="keep tensors whose name matches")
     add("--keep-quality", "--keep_quality", type=float, default=0.0, metavar="PERCENT",
         help="extra size, in percent, to spend on keeping the layers that matter most in high precision")
+    add("--embeddings", action="store_true",
+        help="make a text encoder's token embedding FP8 as well (needs --format comfy_quant)")
     add("--like", type=Path, metavar="FILE", help="quantize the layers that this quantized file has in FP8")
     add("--recipe", type=Path, metavar="FILE.json", help="what becomes of each layer, as --write-recipe wrote it")
     add("--write-recipe", type=Path, metavar="FILE.json", help="write what becomes of each layer and why")

@@ -15,7 +15,7 @@ from ..run.memory import describe_needs
 from ..run.pipeline import check_output, quantize, settle
 from ..run.processes import PeersLost, World, join_world, leave_world
 from ..run.report import Report
-from ..settings import Settings
+from ..settings import Settings, part_names
 from ..statistics.calibration import Calibration
 from .places import check_texts, input_paths, output_paths
 from .terminal import DONE, FAILED, FAILURES, TerminalProgress, complain
@@ -89,8 +89,8 @@ def _quantize_one(options: argparse.Namespace, settings: Settings, source: Path,
 
 def _settings(options: argparse.Namespace) -> Settings:
     names = ("family", "method", "format", "matmul", "keep_distillation", "t5xxl", "top_k", "num_iter", "include",
-             "exclude", "keep_nonfinite", "only_part", "keep_quality")
-    return Settings(**{name: getattr(options, name) for name in names}, part=tuple(options.part))
+             "exclude", "keep_nonfinite", "only_part", "keep_quality", "embeddings")
+    return Settings(**{name: getattr(options, name) for name in names}, part=part_names(",".join(options.part)))
 
 
 def _plan(options: argparse.Namespace, settings: Settings, source: Path) -> Plan:

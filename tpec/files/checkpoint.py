@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +24,7 @@ class Checkpoint:
 
     path: the file or the index, of shards without an index the first. files: what holds the data; `TensorInfo.file`
     counts in them. tensors: by name, in the order of the data. metadata: the header's `__metadata__`, of shards all
-    together. digest: SHA-256 of the headers' bytes, hexadecimal.
+    together. digest: SHA-256 of the headers' bytes, hexadecimal. notes: sentences for the report.
     """
 
     path: Path
@@ -32,6 +32,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     digest: str
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -47,11 +48,6 @@ class Checkpoint:
     def origin(self) -> Mapping[str, object]:
         """Nothing to tell: the file's name says where the weights are from."""
         return {}
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences for the report: none about a file."""
-        return ()
 
     def reader(self) -> "Reader":
         """Open the files. Raises TpecError when one is gone or cannot be read."""
@@ -74,7 +70,11 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
-        path = model_in(path)
+        found = model_in(path)
+        if found.parent != path:
+            note = f"of the pipeline its {found.parent.name} was taken"
+            return replace(open_checkpoint(found), notes=(note,))
+        path = found
     shard = shard_name(path.name) if os.path.isfile(path) else None
     if shard:
         path = index_beside(path) or path

@@ -14,6 +14,9 @@ SUFFIXES = (".safetensors", ".sft")
 #: Endings of other formats: a safetensors file must not be called so, as readers go by the name.
 _OTHER_FORMATS = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".ggml", ".onnx", ".npz", ".npy",
                             ".h5", ".msgpack", ".zip", ".json", ".engine", ".pb", ".tflite"})
+#: Where diffusers pipelines have their diffusion model, and what it is called there, whatever it is.
+DIFFUSION_FOLDERS = ("transformer", "unet")
+_NAMELESS = "diffusion_pytorch_model"
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})((?:\.[^.]+)?(?:\.safetensors|\.sft))", re.IGNORECASE)
 
 
@@ -62,13 +65,23 @@ def model_stem(name: str) -> str:
 def default_output(source: Path, keep_distillation: bool) -> Path:
     """`model.safetensors` -> `model_float8_e4m3fn_scaled_learned[_nodistill]_svd.safetensors`, in the same folder.
 
-    `source` may be a folder or an index as well. The name is that of the published TPEC script.
+    `source` may be a folder or an index as well. The name is that of the published TPEC script. A file of a diffusers
+    pipeline, where all have one name, is called by the pipeline's folder:
+    `FLUX.1-dev/transformer/diffusion_pytorch_model.safetensors` -> `FLUX.1-dev_float8...`.
     """
     folder, stem = source.parent, model_stem(source.name)
     if os.path.isdir(source):
-        folder, stem = source, source.resolve().name
+        folder, stem = source, _named_by(source)
+    elif stem.partition(".")[0] == _NAMELESS:
+        stem = (_named_by(source.parent) or _NAMELESS) + stem.removeprefix(_NAMELESS)
     distilled = "_nodistill" if keep_distillation else ""
     return folder / f"{stem}_float8_e4m3fn_scaled_learned{distilled}_svd.safetensors"
+
+
+def _named_by(folder: Path) -> str:
+    """A folder's name, for that of a pipeline's diffusion model the pipeline's."""
+    folder = folder.resolve()
+    return (folder.name in DIFFUSION_FOLDERS and folder.parent.name) or folder.name
 
 
 def is_default_output(name: str) -> bool:

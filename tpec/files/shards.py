@@ -8,8 +8,10 @@ from pathlib import Path
 
 from ..errors import TpecError
 from .header import MAX_HEADER_BYTES
-from .naming import ShardName, is_default_output, is_model_name, shard_name
+from .naming import DIFFUSION_FOLDERS, ShardName, is_default_output, is_model_name, shard_name
 
+#: What makes a folder that of a diffusers pipeline.
+PIPELINE = "model_index.json"
 #: An index with another name is looked for in files of at most so many bytes.
 _MAX_INDEX_BYTES = 64 << 20
 
@@ -76,7 +78,10 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def model_in(folder: Path) -> Path:
-    """The index or file of the only model in a folder; shards are one model. Raises TpecError for none or several."""
+    """The index or file of the only model in a folder; shards are one model. Raises TpecError for none or several.
+
+    In the folder of a whole diffusers pipeline, which holds no model itself, that of its diffusion model.
+    """
     try:
         names = _file_names(folder)
         found = sorted({*indexes(folder), *(name for name in names if name.endswith(".safetensors.index.json"))})
@@ -84,6 +89,10 @@ def model_in(folder: Path) -> Path:
         raise TpecError(f"The folder {folder} cannot be read: {error.strerror}.") from None
     if not found:
         found = _models(name for name in names if is_model_name(name))
+    if PIPELINE in names and all(map(is_default_output, found)):
+        parts = [folder / part for part in DIFFUSION_FOLDERS if os.path.isdir(folder / part)]
+        if parts:
+            return model_in(parts[0])
     if not found:
         raise TpecError(f"The folder {folder} holds neither an index of shards (such as model.safetensors.index.json) "
                         "nor a .safetensors or .sft file.")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from ..settings import Settings
-from .families import GENERIC, KEEP, QUANTIZE, Action, Family
+from .families import GENERIC, KEEP, QUANTIZE, Action, Family, fits
 from .structure import Structure
 
 _NUMBERED = re.compile(r"\.\d+(?=\.)")
@@ -24,6 +24,11 @@ class Agreement:
         """Whether every source that there is calls `module` a Linear."""
         known = self._generic or self._family.is_linear(module)
         return known and (self._structure is None or module in self._structure.linears)
+
+    def embedding(self, module: str) -> bool:
+        """Whether every source that there is calls `module` an embedding whose scale ComfyUI applies."""
+        rule = next((rule for rule in self._family.keep if rule.table and fits(rule.modules, module)), None)
+        return rule is not None and (self._structure is None or module in self._structure.embeddings)
 
     def in_block(self, module: str) -> bool:
         """Whether `module` lies in a numbered block; of a model that only ComfyUI knows, these become FP8."""

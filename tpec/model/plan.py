@@ -10,6 +10,7 @@ from ..files.dtypes import FLOATS, byte_count
 from ..files.header import TensorInfo
 from ..files.source import Source
 from ..settings import LayerMatmul, Settings
+from .diffusers import in_comfyui_layout
 from .families import CUSTOM, DROP, KEEP, QUANTIZE, Action, Detection, Family, choose_parts, detect, refuse_incomplete
 from .fate import Agreement, fate
 from .quantized import refuse_quantized
@@ -22,6 +23,7 @@ class LayerPlan:
 
     info: the tensor in the source. local: its name without the file's prefix. action: QUANTIZE, KEEP or DROP. reason:
     why, for people. matmul: how ComfyUI is asked to multiply a quantized layer, '' for the settings' own way.
+    embedding: a table of vectors that are looked up, not multiplied; quantized, it is rounded to nearest.
     """
 
     info: TensorInfo
@@ -29,6 +31,7 @@ class LayerPlan:
     action: Action
     reason: str
     matmul: LayerMatmul | Literal[""] = ""
+    embedding: bool = False
 
     @property
     def name(self) -> str:
@@ -111,12 +114,14 @@ class Plan:
     def summary(self) -> str:
         """A few lines for people: what was detected, what happens, how large the result is."""
         quantized, kept, dropped = self.of(QUANTIZE), self.of(KEEP), self.of(DROP)
+        tables = sum(layer.embedding for layer in quantized)
         before, after = self.checkpoint.nbytes, self.output_nbytes
         lines = [
             f"{self.checkpoint.name}: {'; '.join(part.why for part in self.parts)}",
-            f"{len(quantized)} Linear layers become FP8, {len(kept)} tensors stay as they are"
+            f"{len(quantized) - tables} Linear layers" + (f" and {tables} token embedding(s)" if tables else "")
+            + f" become FP8, {len(kept)} tensors stay as they are"
             + (f", {len(dropped)} are dropped" if dropped else ""),
-            *self.notes,
+            *dict.fromkeys([*self.checkpoint.notes, *self.notes]),
             *self.bought,
             f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({after / before:.2f} x), format {self.settings.format}",
         ]
@@ -132,10 +137,12 @@ class Plan:
 def make_plan(checkpoint: Source, settings: Settings, structure: Structure | None = None) -> Plan:
     """Decide every tensor's fate from header and settings; no weight is read.
 
-    checkpoint: a file (`open_checkpoint`) or a model in memory. structure: what the installed ComfyUI says of the
-    diffusion model; a tensor becomes FP8 only if it and the table agree, and a family that only ComfyUI knows gets a
-    generic rule. Raises TpecError for anything that must not be quantized.
+    checkpoint: a file (`open_checkpoint`) or a model in memory; a known diffusers layout is planned in ComfyUI's.
+    structure: what the installed ComfyUI says of the diffusion model; a tensor becomes FP8 only if it and the table
+    agree, and a family that only ComfyUI knows gets a generic rule. Raises TpecError for anything that must not be
+    quantized.
     """
+    checkpoint = in_comfyui_layout(checkpoint)
     _refuse_unknown_dtypes(checkpoint)
     found = _detect(checkpoint, settings, structure)
     if settings.only_part and found.prefix and found.family.kind == "text_encoders":
@@ -152,6 +159,8 @@ def make_plan(checkpoint: Source, settings: Settings, structure: Structure | Non
     layers = tuple(_decide(info, parts, settings, agreement) for info in checkpoint.tensors.values())
     if not any(layer.action == QUANTIZE for layer in layers):
         raise TpecError(f"In {checkpoint.name} no layer is left to quantize: check the include and exclude patterns.")
+    if settings.embeddings and not any(layer.embedding for layer in layers):
+        notes = (*notes, "no embedding becomes FP8: there is none here whose scale ComfyUI applies")
     return Plan(checkpoint, settings, parts, layers, (*agreement.notes(), *notes))
 
 
@@ -206,6 +215,8 @@ def _decide(info: TensorInfo, parts: tuple[Detection, ...], settings: Settings, 
     if part.family is CUSTOM:
         return LayerPlan(info, local, *((QUANTIZE, "included by you") if included else (KEEP, "not named by include")))
     judge = agreement if part is parts[0] else Agreement(part.family, None)
+    if settings.embeddings and judge.embedding(local.removesuffix(".weight")):
+        return LayerPlan(info, local, QUANTIZE, "token embedding, FP8 as you asked", embedding=True)
     return LayerPlan(info, local, *fate(local.removesuffix(".weight"), part.family, settings, included, judge))
 
 

@@ -75,10 +75,10 @@ class Rounder:
         suits the device. Raises TpecError, naming the tensor `name`, for weights that are not finite, and for
         statistics that are not positive.
         """
+        if self._policy.method == "nearest":
+            return self.round_table(name, weight, chunk)
         chunk = chunk or chunk_size(weight.device)
         largest = check_finite(name, weight)
-        if self._policy.method == "nearest":
-            return Rounded(quantize_nearest(weight, largest, chunk, self._tick), None, "nearest")
         if inputs is None:
             rounding = self._data_free(weight, largest, chunk)
             return Rounded(quantize_tpec(weight, largest, rounding, chunk, self._tick), None, "weight")
@@ -89,6 +89,14 @@ class Rounder:
         else:
             corrected = corrected_bias(weight, quantized, bias, inputs.mean.to(weight.device), chunk)
         return Rounded(quantized, corrected, "activation" if gradients is None else "gradient")
+
+    def round_table(self, name: str, weight: torch.Tensor, chunk: int | None = None) -> Rounded:
+        """Round a table of vectors [n, width] that are looked up, not multiplied: to nearest, whatever the method.
+
+        `chunk` and errors are as in `round_linear`.
+        """
+        quantized = quantize_nearest(weight, check_finite(name, weight), chunk or chunk_size(weight.device), self._tick)
+        return Rounded(quantized, None, "nearest")
 
     def metric(self, inputs: InputStats, has_bias: bool, device: torch.device) -> DenseMetric:
         """The metric of a layer that reads `inputs`; the last one is kept."""

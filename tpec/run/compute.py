@@ -101,6 +101,8 @@ class Compute:
         return None
 
     def _round(self, weight: torch.Tensor, bias: torch.Tensor | None, layer: LayerPlan, chunk: int) -> Rounded:
+        if layer.embedding:
+            return self._rounder.round_table(layer.name, weight, chunk)
         inputs = gradients = None
         if self._calibration is not None:
             inputs = self._calibration.stats(layer.local_layer)

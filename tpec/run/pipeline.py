@@ -266,7 +266,8 @@ def _uncovered(job: Job) -> list[str]:
     """A note on layers that a calibration says nothing about."""
     if job.calibration is None:
         return []
-    names = [layer.layer for layer in job.plan.of(QUANTIZE) if job.calibration.stats(layer.local_layer) is None]
+    names = [layer.layer for layer in job.plan.of(QUANTIZE)
+             if not layer.embedding and job.calibration.stats(layer.local_layer) is None]
     if not names:
         return []
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -282,7 +283,7 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
     stages: dict[str, float] = {name: sum(getattr(part.stages, name) for part in parts)
                                 for name in ("read", "compute", "write")}
     nonfinite = [layer.name for layer in plan.layers if known.get(layer.name, {}).get("nonfinite")]
-    notes = tuple(dict.fromkeys([*plan.bought, *plan.checkpoint.notes, *job.layout.notes,
+    notes = tuple(dict.fromkeys([*plan.bought, *plan.checkpoint.notes, *plan.notes, *job.layout.notes,
                                  *_uncovered(job), *relative_notes(plan, job.calibration), *nonfinite_note(nonfinite),
                                  *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")

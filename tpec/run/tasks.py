@@ -50,7 +50,7 @@ def make_tasks(plan: Plan, calibrated: frozenset[str], coupled: frozenset[str] =
 def _cost(layer: LayerPlan, plan: Plan, calibrated: frozenset[str], coupled: frozenset[str]) -> float:
     if layer.action != QUANTIZE:
         return _COPY_COST * layer.info.nbytes
-    if plan.settings.method == "nearest":
+    if plan.settings.method == "nearest" or layer.embedding:
         return _COPY_COST * layer.info.nbytes
     per_weight = _ROUND_COST + (_DENSE_COST * layer.shape[1] if layer.layer in calibrated else 0.0)
     return per_weight * layer.info.items * (_COUPLED_COST if layer.layer in coupled else 1.0)

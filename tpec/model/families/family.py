@@ -83,7 +83,8 @@ class Keep:
     """Modules that stay in high precision although ComfyUI could scale them, and why.
 
     `source` names who says so. `when` is a field of Settings; the rule counts only while that is true. `linear` is
-    false for what looks like a Linear's weight and is none.
+    false for what looks like a Linear's weight and is none. `table` marks a token embedding whose scale ComfyUI applies
+    when it looks up rows: FP8 if the user wants embeddings so.
     """
 
     modules: str
@@ -91,6 +92,7 @@ class Keep:
     source: str = ""
     when: str = ""
     linear: bool = True
+    table: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ _CONTROLNET = "it is a ControlNet, and ComfyUI does not apply FP8 scales there: 
 _CLIP = ("it is a CLIP text encoder, and ComfyUI ignores the FP8 scales of CLIP-L, CLIP-G and CLIP-H (the result would "
          "be garbage): keep it in fp16, it is small")
 
-_DIFFUSERS = ("it is in diffusers layout, whose layers ComfyUI renames and fuses on load, so their scales would be "
-              "lost: convert it to ComfyUI's layout first (load it and use ModelSave)")
+_DIFFUSERS = ("it is in a diffusers layout that is not known here, or only a part of a model in one, and ComfyUI would "
+              "lose the scales where it renames layers: use the model's file in ComfyUI's layout")
 
 _NO_DIFFUSION = "this looks like {}, not a diffusion model or a text encoder: keep it as it is"
 _ENCODER = ("it is the text encoder {}, and ComfyUI ignores its FP8 scales (the result would be garbage): keep it in "
@@ -83,6 +83,12 @@ def controlnet(names: Iterable[str]) -> str:
     """Why a file with the tensors of a ControlNet is refused, or ''."""
     found = any("controlnet_" in name for name in names)
     return _CONTROLNET if found else ""
+
+
+def foreign(names: Iterable[str]) -> bool:
+    """Whether the tensors are no model's own: those of an adapter or a ControlNet."""
+    names = list(names)
+    return bool(adapters(names) or controlnet(names))
 
 
 def refusal(names: Iterable[str]) -> str:

@@ -20,7 +20,8 @@ T5XXL = Family(
     needs=_T5_KEYS,
     linears=("encoder.block.#.layer.0.SelfAttention.{q,k,v,o}",
              "encoder.block.#.layer.1.DenseReluDense.{wi,wi_0,wi_1,wo}"),
-    keep=(Keep("{shared,encoder.embed_tokens}", "token embedding", _LISTS, linear=False),
+    keep=(Keep("shared", "token embedding", _LISTS, linear=False, table=True),
+          Keep("encoder.embed_tokens", "token embedding", _LISTS, linear=False),
           Keep(f"encoder.block.#.{_POSITION}", "position table", _LISTS, linear=False)),
     drop=(Drop("{decoder,lm_head}.**", "decoder half, not used by ComfyUI"),),
     blocks=(Blocks("encoder.block.#", varies=(f"{_POSITION}.weight",)),),
@@ -35,7 +36,7 @@ UMT5XXL = replace(
 _LAYER = "{self_attn.{q,k,v,o}_proj,mlp.{gate,up,down}_proj}"
 _LANGUAGE = "model.{,language_model.}"
 _VISUAL = "{,model.}visual"
-_TOKENS = Keep(f"{_LANGUAGE}embed_tokens", "token embedding", "convert_to_quant", linear=False)
+_TOKENS = Keep(f"{_LANGUAGE}embed_tokens", "token embedding", "convert_to_quant", linear=False, table=True)
 _HEAD = Keep("{,model.}lm_head", "output head, not used for encoding", "Comfy-Org's published files, convert_to_quant")
 _LAYERS = (Blocks(f"{_LANGUAGE}layers.#"),)
 _OUTER = (f"{_LANGUAGE}embed_tokens.weight",)
@@ -130,7 +131,7 @@ GEMMA4 = Family(
         *_GEMMA_KEEP,
         Keep("model.{layers.#.{per_layer_input_gate,per_layer_projection},per_layer_model_projection}",
              "input of each layer, small", "convert_to_quant"),
-        Keep("model.embed_tokens_per_layer", "token embedding", linear=False),
+        Keep("model.embed_tokens_per_layer", "token embedding", linear=False, table=True),
         Keep("{multi_modal_projector,audio_projector}.embedding_projection",
              "projection of picture and sound, sensitive", "convert_to_quant"),
         Keep("vision_model.{patch_dense,patch_embedder.input_proj,encoder.layers.#.{self_attn.{q,k,v,o}_proj,"
@@ -146,7 +147,7 @@ GPT_OSS = Family(
     "gpt_oss", "GPT-OSS text encoder", ("GPT_OSS_20B",),
     needs=keys("layers.0.self_attn.sinks", "layers.0.mlp.experts.gate_up_proj.weight"),
     linears=("layers.#.self_attn.{q,k,v,o}_proj",),
-    keep=(Keep("embed_tokens", "token embedding", linear=False),
+    keep=(Keep("embed_tokens", "token embedding", linear=False, table=True),
           Keep("layers.#.mlp.router", "router of the experts, no Linear", linear=False)),
     blocks=(Blocks("layers.#"),), outer=("embed_tokens.weight",), kind="text_encoders",
 )

@@ -58,11 +58,11 @@ class Measured:
 
 def measure(plan: Plan, calibration: Calibration | None, device: torch.device,
             progress: OnProgress | None = None) -> dict[str, Measured]:
-    """Every layer that `plan` quantizes, by its name in the file; holds one weight and one moment [in, in] at a time.
+    """Every Linear that `plan` quantizes, by its name in the file; holds one weight and one moment [in, in] at a time.
 
     `progress` may raise to stop. Raises TpecError for weights that are not finite or cannot be read.
     """
-    layers = plan.of(QUANTIZE)
+    layers = [layer for layer in plan.of(QUANTIZE) if not layer.embedding]
     meter = Meter(sum(layer.info.nbytes for layer in layers) or 1.0, len(layers), 0.0, 0, progress)
     probe = _Probe(plan, calibration, device)
     found = {}

@@ -47,7 +47,7 @@ def find_quality(plan: Plan, found: Mapping[str, Measured]) -> Quality:
     """
     shares = expected(plan, found)
     costs = {layer.layer: layer.info.nbytes - layer.info.items for layer in plan.of(QUANTIZE)
-             if not _included(plan, layer)}
+             if not layer.embedding and not _included(plan, layer)}
     percent = plan.settings.keep_quality
     kept = choose({name: shares[name] for name in costs}, costs, int(plan.output_nbytes * percent / 100))
     if len(kept) == len(shares):

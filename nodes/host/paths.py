@@ -1,7 +1,6 @@
 """File names from widgets to real paths: only inside ComfyUI's own folders, whatever the prompt says."""
 
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from ...tpec.errors import TpecError
+from ...tpec.files.containment import safe_parts
 from ...tpec.files.naming import is_model_name, shard_name
 from ...tpec.files.shards import indexes
 
@@ -18,8 +18,6 @@ CALIBRATION_FOLDER = "tpec_calibration"
 #: Folders whose first registered path is an old name, and the name a new file belongs under.
 _OLD_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 _OUTPUT_NAMES = {"text_encoders": "clip"}
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE)
-_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 
 def source_names() -> list[str]:
@@ -144,7 +142,7 @@ def save_target(root: Path, filename: str, suffix: str = ".safetensors") -> Path
 
     Subfolders that somebody linked to another place are followed, as ComfyUI follows them when it lists files.
     """
-    parts = _checked_parts(filename)
+    parts = safe_parts(filename)
     if not parts[-1].lower().endswith(suffix):
         parts[-1] += suffix
     target = root.joinpath(*parts)
@@ -170,29 +168,7 @@ def is_within(root: Path, target: Path) -> bool:
 
 def check_name(filename: str) -> None:
     """Raises TpecError when no file can have this name, whatever the folder."""
-    _checked_parts(filename)
-
-
-def _checked_parts(filename: str) -> list[str]:
-    name = filename.strip().replace("\\", "/")
-    if not name:
-        raise TpecError("The file name is empty: enter one.")
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        raise TpecError(f"The file name '{filename}' is an absolute path: enter a name without drive or leading slash.")
-    parts = name.split("/")
-    for part in parts:
-        if part == "..":
-            raise TpecError(f"The file name '{filename}' contains '..': enter a name inside the folder.")
-        if not part or part == ".":
-            raise TpecError(f"The file name '{filename}' has an empty part: check its slashes.")
-        if _FORBIDDEN.search(part):
-            raise TpecError(f"The file name '{filename}' holds a character that not every system allows "
-                            "(one of < > : \" | ? * or a control character): leave it out.")
-        if _RESERVED.match(part) or part[-1] in ". ":
-            raise TpecError(f"The file name '{filename}' is not possible on Windows ('{part}'): choose another.")
-        if len(part) > 200:
-            raise TpecError("The file name is longer than 200 characters: shorten it.")
-    return parts
+    safe_parts(filename)
 
 
 def hidden_by(kind: str, root: Path, target: Path) -> str | None:

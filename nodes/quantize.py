@@ -74,6 +74,8 @@ class TPECQuantizeFP8(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, device: str | None = None) -> bool | str:
         # In place of the combo's own check, so that prompts can name several devices.
+        if device is not None and not isinstance(device, str):
+            return "The device must be a text, such as auto."
         try:
             torch_devices("auto" if device is None else device)
         except TpecError as error:

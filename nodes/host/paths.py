@@ -8,7 +8,6 @@ from pathlib import Path
 import folder_paths
 
 from ...tpec.errors import TpecError
-from ...tpec.files.containment import safe_parts
 from ...tpec.files.naming import is_model_name, shard_name
 from ...tpec.files.shards import indexes
 
@@ -135,40 +134,6 @@ def free_space(choices: Sequence[str]) -> dict[str, str]:
     free = {choice: {round((free_bytes(places[choice]) or 0) / 1e9) for places in roots if choice in places}
             for choice in choices}
     return {choice: f"{found.pop()} GB free" for choice, found in free.items() if len(found) == 1}
-
-
-def save_target(root: Path, filename: str, suffix: str = ".safetensors") -> Path:
-    """A checked path below `root`. `filename` may name subfolders with either slash; the suffix may be left out.
-
-    Subfolders that somebody linked to another place are followed, as ComfyUI follows them when it lists files.
-    """
-    parts = safe_parts(filename)
-    if not parts[-1].lower().endswith(suffix):
-        parts[-1] += suffix
-    target = root.joinpath(*parts)
-    if not any(is_within(place, target) for place in (root, *_linked_folders(root, parts[:-1]))):
-        raise TpecError(f"The file name '{filename}' leads out of {root}: choose a name inside it.")
-    return target
-
-
-def _linked_folders(root: Path, parts: list[str]) -> list[Path]:
-    """Those folders on the way down from `root` that are links to folders elsewhere."""
-    folders = [root.joinpath(*parts[: count + 1]) for count in range(len(parts))]
-    return [folder for folder in folders if folder.is_dir() and not is_within(root, folder)]
-
-
-def is_within(root: Path, target: Path) -> bool:
-    """Whether `target`, with every link resolved, lies below `root`."""
-    real = os.path.realpath(root)
-    try:
-        return os.path.commonpath((real, os.path.realpath(target))) == real
-    except ValueError:  # different drives
-        return False
-
-
-def check_name(filename: str) -> None:
-    """Raises TpecError when no file can have this name, whatever the folder."""
-    safe_parts(filename)
 
 
 def hidden_by(kind: str, root: Path, target: Path) -> str | None:

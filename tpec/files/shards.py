@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import TpecError
-from .containment import is_bare_name
 from .header import MAX_HEADER_BYTES, DoubledKey, strict_json
-from .naming import ShardName, is_default_output, is_model_name, shard_name
+from .naming import ShardName, is_bare_name, is_default_output, is_model_name, shard_name
 
 #: The largest index; that of a model with a hundred thousand tensors has a tenth of it.
 _MAX_INDEX_BYTES = 64 << 20

@@ -1,21 +1,21 @@
-"""Names that come from strangers, as parts of a path that stays in its folder on every system; pure logic, no disk.
+"""From a name that anybody may have sent to a path that stays in its folder on every system; nothing of ComfyUI.
 
 Windows' rules: https://learn.microsoft.com/windows/win32/fileio/naming-a-file. They hold everywhere, so that a file has
 one name on all of a user's machines.
 """
 
+import os
 import re
 import unicodedata
+from pathlib import Path
 
-from ..errors import TpecError
+from ...tpec.errors import TpecError
+from ...tpec.files.naming import is_device
 
 #: Bytes (UTF-8) of one part, which leaves room below the 255 of most disks for what is added; and of all together.
 MOST_BYTES = 200
 MOST_BYTES_ALTOGETHER = 800
 
-# Superscript digits are digits there, and what follows a space or dot does not count.
-_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *([.:].*)?",
-                     re.IGNORECASE | re.DOTALL)
 #: A colon is a drive's or that of an alternate data stream.
 _FORBIDDEN = re.compile(r'[<>:"|?*]')
 #: Control characters, halves of characters, line and paragraph separators.
@@ -57,11 +57,30 @@ def _fault(part: str) -> str:
     return ""
 
 
-def is_device(part: str) -> bool:
-    """Whether Windows takes this name for a device, whatever the folder."""
-    return _DEVICE.fullmatch(part.rstrip(". ")) is not None
+def save_target(root: Path, filename: str, suffix: str = ".safetensors") -> Path:
+    """A checked path below `root`. `filename` may name subfolders with either slash; the suffix may be left out.
+
+    Subfolders that somebody linked to another place are followed, as ComfyUI follows them when it lists files.
+    """
+    parts = safe_parts(filename)
+    if not parts[-1].lower().endswith(suffix):
+        parts[-1] += suffix
+    target = root.joinpath(*parts)
+    if not any(is_within(place, target) for place in (root, *_linked_folders(root, parts[:-1]))):
+        raise TpecError(f"The file name '{filename}' leads out of {root}: choose a name inside it.")
+    return target
 
 
-def is_bare_name(name: str) -> bool:
-    """Whether a name of an existing file is that of a file in the same folder, by every system's rules."""
-    return (name not in ("", ".", "..") and not re.search(r"[/\\:\x00]", name) and not is_device(name))
+def _linked_folders(root: Path, parts: list[str]) -> list[Path]:
+    """Those folders on the way down from `root` that are links to folders elsewhere."""
+    folders = [root.joinpath(*parts[: count + 1]) for count in range(len(parts))]
+    return [folder for folder in folders if folder.is_dir() and not is_within(root, folder)]
+
+
+def is_within(root: Path, target: Path) -> bool:
+    """Whether `target`, with every link resolved, lies below `root`."""
+    real = os.path.realpath(root)
+    try:
+        return os.path.commonpath((real, os.path.realpath(target))) == real
+    except ValueError:  # different drives
+        return False

@@ -19,7 +19,7 @@ CHUNK_ITEMS = {"cuda": 1 << 26}
 CHUNK_ITEMS_ELSEWHERE = 1 << 23
 
 FACTS = ("weight_norm2", "error2", "nearest_error2", "loss", "nearest_loss", "saturated",
-         "principal_before", "principal_after", "sweeps")
+         "principal_before", "principal_after", "sweeps", "vanished")
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,17 @@ def _along(errors: torch.Tensor, components: Components, order: torch.Tensor, be
     """u_1^T E v_1 of errors [n, rows], in the components' unit where the errors are in units of 1."""
     rows = components.first_left[begin: begin + errors.shape[1]]
     return (components.first_right[order] @ errors) @ rows / components.unit
+
+
+def count_vanished(weight: torch.Tensor, quantized: Quantized, items: int) -> None:
+    """Note in the facts how many weights that are not zero became zero, `items` of them at a time.
+
+    A few weights that are far too large make the scale so coarse that the others vanish, and no norm of the whole shows
+    it.
+    """
+    for begin, end in row_chunks(*weight.shape, items):
+        lost = (quantized.codes[begin:end].view(torch.uint8) & 0x7F).eq_(0).logical_and_(weight[begin:end])
+        quantized.facts[FACTS.index("vanished")] += lost.sum()
 
 
 def _in_file_order(codes: torch.Tensor, back: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from ..rounding.layer import (
     check_finite,
     chunk_items,
     corrected_bias,
+    count_vanished,
     quantize_nearest,
     quantize_tpec,
 )
@@ -115,7 +116,10 @@ class Compute:
         """The result on the weight's device, in the largest pieces that there is memory for; None if there is not."""
         for shrink in _SHRINK:
             try:
-                return self._quantize(weight, bias, item, chunk_items(weight.device) // shrink)
+                items = chunk_items(weight.device) // shrink
+                found = self._quantize(weight, bias, item, items)
+                count_vanished(weight, found[0], items)
+                return found
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -209,7 +213,8 @@ def _facts(layer: str, numbers: torch.Tensor, corrected: torch.Tensor | None, me
         "relative_error": error,
         "nearest_error": math.sqrt(facts["nearest_error2"] / norm2),
         "loss": facts["loss"] / norm2, "nearest_loss": facts["nearest_loss"] / norm2,
-        "saturated": int(facts["saturated"]), "sweeps": int(facts["sweeps"]), "seconds": time.monotonic() - begun,
+        "saturated": int(facts["saturated"]), "vanished": int(facts["vanished"]), "sweeps": int(facts["sweeps"]),
+        "seconds": time.monotonic() - begun,
         "principal_before": facts["principal_before"] if data_free else None,
         "principal_after": facts["principal_after"] if data_free else None,
     }

@@ -1,9 +1,9 @@
 """What the user asks for, checked before anything is read."""
 
-import re
 from dataclasses import asdict, dataclass
 
 from .errors import TpecError
+from .patterns import check_pattern
 
 METHODS = ("tpec", "nearest")
 FORMATS = ("universal", "comfy_quant", "scaled_fp8")
@@ -46,8 +46,8 @@ class Settings:
             raise TpecError(f"num_iter is {self.num_iter}: it must be 0 or more.")
         if not 0 <= self.keep_quality <= 90:
             raise TpecError(f"keep_quality is {self.keep_quality:g}: it must be a percentage from 0 to 90.")
-        _expression("include", self.include)
-        _expression("exclude", self.exclude)
+        check_pattern("include", self.include)
+        check_pattern("exclude", self.exclude)
 
     def recipe(self) -> dict[str, object]:
         """The choices that differ from the defaults or name the method, for the file's metadata."""
@@ -60,10 +60,3 @@ class Settings:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise TpecError(f"{name} is '{value}': it must be one of {', '.join(allowed)}.")
-
-
-def _expression(name: str, value: str) -> None:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise TpecError(f"The {name} pattern '{value}' is not a regular expression: {error}.") from None

@@ -321,7 +321,7 @@ def clip(folder: Path) -> Path:
 
 def foreign_names(folder: Path) -> Path:
     entry = {"dtype": "BF16", "shape": [1, 1], "data_offsets": [0, 2]}
-    return write_raw(folder / "model.safetensors", {"a\nb\ud800\u20ac.weight": entry}, b"12")
+    return write_raw(folder / "model.safetensors", {"a\nb\u202e\u20ac.weight": entry}, b"12")
 
 
 BAD_INPUTS = {

@@ -123,8 +123,8 @@ def _header_layers(result: Checkpoint, outcome: VerifyResult) -> dict[str, objec
     if text is None:
         return None
     try:
-        return json.loads(text)["layers"]
-    except (ValueError, KeyError, TypeError):
+        return dict(json.loads(text)["layers"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         outcome.faults.append("The header's _quantization_metadata cannot be read.")
         return None
 
@@ -136,7 +136,7 @@ def _calibrated_layers(result: Checkpoint, outcome: VerifyResult) -> dict[str, f
         return None
     try:
         return {name: None if length is None else abs(float(length)) for name, length in json.loads(text).items()}
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError, ArithmeticError, RecursionError):
         outcome.faults.append(f"The header's {CALIBRATED_KEY} cannot be read.")
         return None
 

@@ -1,6 +1,5 @@
 """From statistics of the real inputs to the metric that rounding uses, and to what the file says about each layer."""
 
-import re
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -9,6 +8,7 @@ from ..errors import TpecError
 from ..model.families import QUANTIZE
 from ..model.formats import LayerOptions
 from ..model.plan import LayerPlan, Plan
+from ..patterns import matches
 from ..rounding.damping import Damping, damped, scaled
 from ..rounding.grid import FP8_MAX
 from ..rounding.metric import DenseMetric
@@ -80,7 +80,7 @@ def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     include = plan.settings.include
     for layer in _own_layers(plan) if shapes else ():
         shape = shapes.get(layer.local_layer)
-        if shape is None and not (include and re.search(include, layer.name)):
+        if shape is None and not (include and matches(include, layer.name)):
             raise TpecError(f"The calibration is of another model: that one had no layer '{layer.local_layer}', "
                             f"{plan.checkpoint.name} has.")
         if shape is not None and shape != layer.shape:

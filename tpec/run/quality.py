@@ -1,6 +1,5 @@
 """keep_quality: extra bytes spent on the layers that matter most for theirs, chosen before the file is laid out."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +8,7 @@ import torch
 from ..errors import TpecError
 from ..model.families import KEEP, QUANTIZE
 from ..model.plan import LayerPlan, Plan
+from ..patterns import matches
 from ..statistics.calibration import Calibration
 from .losses import expected, measure
 from .progress import OnProgress
@@ -93,7 +93,7 @@ def _filled(order: Sequence[str], costs: Mapping[str, int], budget: int) -> tupl
 
 def _included(plan: Plan, layer: LayerPlan) -> bool:
     include = plan.settings.include
-    return bool(include and re.search(include, layer.name))
+    return bool(include and matches(include, layer.name))
 
 
 def _reason(quality: Quality, name: str) -> str:

@@ -79,7 +79,7 @@ def open_calibration(path: Path | str) -> Calibration:
                    for name, fact in _table(meta.get("outputs", "{}")).items()}
         return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs,
                            _shapes(meta.get("shapes", "{}"), meta["layers_hash"]), checkpoint.identity())
-    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, ArithmeticError, RuntimeError, RecursionError) as error:
         raise file.damaged(error) from None
 
 

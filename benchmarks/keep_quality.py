@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.families import QUANTIZE
 from tpec.model.plan import Plan, make_plan
-from tpec.run.losses import Measured, expected, measure
+from tpec.run.choices.losses import Measured, expected, measure
+from tpec.run.choices.quality import choose
 from tpec.run.pipeline import quantize
-from tpec.run.quality import choose
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration
 from tpec.statistics.storage import open_calibration

@@ -2,19 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.families import QUANTIZE
 from tpec.model.plan import make_plan
-from tpec.rounding.layer import FACTS, Quantized, chunk_items, corrected_bias, quantize_nearest, quantize_tpec
-from tpec.rounding.metric import DenseMetric
-from tpec.rounding.principal import data_free_metric, principal_components
-from tpec.rounding.rows import RowCoupling
-from tpec.rounding.scale import absmax
-from tpec.run.compute import STRENGTH, SWEEPS_CALIBRATED, SWEEPS_COUPLED, SWEEPS_DATA_FREE, default_rank
-from tpec.run.fit import calibrated_metric
+from tpec.rounding.layer import Quantized
+from tpec.rounding.method import Policy, Rounder
 from tpec.settings import Settings
 from tpec.statistics.gradients import GradientStats
 from tpec.statistics.inputs import Gram, HeldInputs
@@ -22,6 +18,13 @@ from tpec.statistics.storage import save_calibration
 from tpec.statistics.watching import Collector
 
 from . import synthetic
+
+
+class Inputs(NamedTuple):
+    """What layers with the same input share: its statistics, and a rounder that keeps their factored metric."""
+
+    rounder: Rounder
+    stats: HeldInputs
 
 
 def collect(model: torch.nn.Module, run: Iterable[object], source: Path, include: str, target: Path) -> Path:
@@ -37,40 +40,28 @@ def collect(model: torch.nn.Module, run: Iterable[object], source: Path, include
 
 def nearest(weight: torch.Tensor) -> Quantized:
     """Round to nearest."""
-    return quantize_nearest(weight, absmax(weight), chunk_items(weight.device))
+    return Rounder(Policy("nearest")).round_linear("weight", weight).quantized
 
 
 def data_free(weight: torch.Tensor) -> Quantized:
     """The default method without calibration."""
-    items, largest = chunk_items(weight.device), absmax(weight)
-    components = principal_components(weight, largest, default_rank(weight.shape[1]), items)
-    metric = data_free_metric(components, STRENGTH)
-    return quantize_tpec(weight, largest, metric, SWEEPS_DATA_FREE, components, items)
+    return Rounder(Policy()).round_linear("weight", weight).quantized
 
 
-def factor(gram: torch.Tensor) -> DenseMetric:
-    """What layers with the same input share: the damped metric of their Gram matrix, factored."""
+def factor(gram: torch.Tensor) -> Inputs:
+    """What layers with the same input share, made: the damped metric of their Gram matrix, factored."""
     stats = HeldInputs(torch.zeros(len(gram), device=gram.device), 1.0, synthetic.TOKENS, Gram(gram))
-    return calibrated_metric(stats, True, gram.device)
+    rounder = Rounder(Policy())
+    rounder.metric(stats, True, gram.device)
+    return Inputs(rounder, stats)
 
 
-def coupling(outputs: GradientStats, device: torch.device) -> RowCoupling:
-    """A layer's own part when gradients were collected: its output statistics, factored."""
-    return RowCoupling(outputs, device)
-
-
-def calibrated(weight: torch.Tensor, metric: DenseMetric, rows: RowCoupling | None = None) -> Quantized:
+def calibrated(weight: torch.Tensor, inputs: Inputs, gradients: GradientStats | None = None) -> Quantized:
     """The default method with calibration, correction of the bias included."""
-    items = chunk_items(weight.device)
-    sweeps = SWEEPS_CALIBRATED if rows is None else SWEEPS_COUPLED
-    quantized = quantize_tpec(weight, absmax(weight), metric, sweeps, None, items, coupling=rows)
     bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
-    mean = torch.zeros(weight.shape[1], device=weight.device)
-    corrected_bias(weight, quantized, bias, mean, items)
-    return quantized
+    return inputs.rounder.round_linear("weight", weight, bias, inputs.stats, gradients).quantized
 
 
 def relative_loss(quantized: Quantized) -> float:
     """The loss on the metric in use against round-to-nearest's."""
-    facts = dict(zip(FACTS, quantized.facts.tolist(), strict=True))
-    return facts["loss"] / facts["nearest_loss"]
+    return (quantized.facts.loss / quantized.facts.nearest_loss).item()

@@ -8,7 +8,8 @@
 copies from and to host memory, as the published scripts make them (theirs are timed as they are, and the same copies
 timed alone are taken off for "compute"). Every program is warmed up; medians of --repeats runs, one run for the
 published scripts. --layer-set times the calibrated rounding of a whole model's layers, 38 of each shape, each with a
-Gram matrix of its own unless --layers-per-input says that several read the same input.
+Gram matrix of its own unless --layers-per-input says that several read the same input. "Factors" are of the inputs;
+what --gradients adds is part of "rounding".
 """
 
 import argparse
@@ -22,8 +23,6 @@ from dataclasses import dataclass
 import torch
 
 from tpec.device import fast_products
-from tpec.rounding.metric import DenseMetric
-from tpec.rounding.rows import RowCoupling
 
 from . import ours, peers, synthetic
 from .common import FLUX_SHAPES, GIB, LAYERS_PER_SHAPE, environment, markdown_table, times
@@ -173,24 +172,19 @@ def layer_set(shapes: list[Shape], device: torch.device, args: argparse.Namespac
 
 
 def _one_input(shape: Shape, layers: range, device: torch.device, gradients: bool) -> tuple[float, float, int]:
-    """(seconds of the factors, seconds of rounding, peak device bytes) of layers that read the same input."""
+    """(seconds of the inputs' factor, seconds of the rest, peak device bytes) of layers that read the same input."""
     clock = Clock(device)
     gram = synthetic.gram(shape[1], layers[0], device)
     weights = [synthetic.weight(shape, index, device) for index in layers]
-    made: list[DenseMetric] = []
+    made: list[ours.Inputs] = []
     factors = clock.time(lambda: made.append(ours.factor(gram)))
     peak = clock.peak_bytes + gram.nbytes + weights[0].nbytes
-    factored = made.pop()
+    inputs = made.pop()
     held = peak if device.type == "cpu" else torch.cuda.memory_allocated(device) - sum(w.nbytes for w in weights[1:])
     rounding = 0.0
     for index, weight in zip(layers, weights, strict=True):
-        rows = None
-        if gradients:
-            outputs = synthetic.outputs(shape[0], index, device)
-            couplings: list[RowCoupling] = []
-            factors += clock.time(lambda outputs=outputs, box=couplings: box.append(ours.coupling(outputs, device)))
-            rows = couplings[0]
-        rounding += clock.time(lambda weight=weight, rows=rows: ours.calibrated(weight, factored, rows))
+        outputs = synthetic.outputs(shape[0], index, device) if gradients else None
+        rounding += clock.time(lambda weight=weight, outputs=outputs: ours.calibrated(weight, inputs, outputs))
         peak = max(peak, clock.peak_bytes + held)
     return factors, rounding, peak if device.type == "cuda" else 0
 

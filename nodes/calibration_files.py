@@ -58,7 +58,8 @@ class TPECSaveCalibration(io.ComfyNode):
         # A saved calibration that was loaded keeps its path when it is written anew.
         path = save_once(("TPECSaveCalibration", name, if_exists), f"{source}|{file_state(source)}",
                          lambda: publish(source, save_target(root, name), if_exists))
-        return io.NodeOutput(loader_name(CALIBRATION_FOLDER, root, path), ui=ui.PreviewText(f"Saved as {path}"))
+        name = loader_name(CALIBRATION_FOLDER, root, path)
+        return io.NodeOutput(name, ui=ui.PreviewText(f"Saved as {name}\nin output/{CALIBRATION_FOLDER}"))
 
 
 class TPECLoadCalibration(io.ComfyNode):

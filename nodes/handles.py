@@ -54,12 +54,16 @@ class CalibrationHandle:
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """All that decides the bytes of a result; enough to make it again."""
+    """All that decides the bytes of a result; enough to make it again.
+
+    `like` is a quantized file whose layer layout the result takes over.
+    """
 
     source: CheckpointHandle
     settings: Settings
     device: str
     calibration: CalibrationHandle | None = None
+    like: Path | None = None
 
     def lasting(self) -> "QuantizeRequest":
         """The same without holding a MODEL in memory, for what outlives the prompt."""

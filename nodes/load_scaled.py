@@ -23,7 +23,7 @@ class TPECLoadScaledFP8(io.ComfyNode):
             category=CATEGORY,
             description="Loads the quantized file through ComfyUI's own loaders before, or instead of, saving it. "
                         "It has the outputs that the file holds: a diffusion model MODEL, a text encoder CLIP, "
-                        "a checkpoint what it contains.",
+                        "a checkpoint what it contains. Other FP8 files load with Load Diffusion Model.",
             search_aliases=["use quantized model", "preview quantized", "load quantized", "tpec"],
             inputs=[QUANTIZED.Input("quantized")],
             outputs=[io.Model.Output("model"), io.Clip.Output("clip"), io.Vae.Output("vae")],

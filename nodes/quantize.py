@@ -1,5 +1,7 @@
 """TPECQuantizeFP8: compute the FP8 file, complete, in ComfyUI's temp folder."""
 
+from pathlib import Path
+
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
@@ -14,10 +16,12 @@ from .handles import (
     QuantizeRequest,
 )
 from .host.memory import device_choices, torch_devices
+from .host.paths import source_names, source_path
 from .host.progress import NodeProgress
 from .host.results import quantized
 
 _DEFAULT = Settings()
+_NONE = "none"
 
 
 class TPECQuantizeFP8(io.ComfyNode):
@@ -48,7 +52,8 @@ class TPECQuantizeFP8(io.ComfyNode):
                                        "scaled_fp8 is the older form alone."),
                 io.Combo.Input("matmul", options=list(MATMULS), default=_DEFAULT.matmul,
                                tooltip="full_precision keeps the quality. fp8 lets GPUs multiply in FP8 if they can, "
-                                       "which is faster but rounds the inputs as well."),
+                                       "which is faster but rounds the inputs as well; auto does so in the layers "
+                                       "where that costs least, which takes a calibration."),
                 io.Boolean.Input("keep_distillation", default=_DEFAULT.keep_distillation, optional=True,
                                  tooltip="Chroma: keep the distilled guidance layers as they are."),
                 io.Int.Input("top_k", default=0, min=0, max=4096, optional=True, advanced=True,
@@ -66,18 +71,25 @@ class TPECQuantizeFP8(io.ComfyNode):
                 io.Boolean.Input("keep_nonfinite", default=_DEFAULT.keep_nonfinite, optional=True, advanced=True,
                                  tooltip="Copy biases, norms and other kept parameters that hold NaN or infinite "
                                          "values as they are, instead of refusing the file."),
+                io.Float.Input("keep_quality", default=0.0, min=0.0, max=90.0, step=0.5, optional=True,
+                               tooltip="Extra size in percent, spent on keeping the layers that matter most in high "
+                                       "precision. They are measured first; the report says what it bought."),
+                io.Combo.Input("like", options=[_NONE, *source_names()], default=_NONE, optional=True, advanced=True,
+                               tooltip="A quantized file of the same model, from anywhere: the layers that it has in "
+                                       "FP8 become FP8, and no others."),
             ],
             outputs=[QUANTIZED.Output("quantized"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, device: str | None = None) -> bool | str:
-        # In place of the combo's own check, so that prompts can name several devices.
-        if device is not None and not isinstance(device, str):
-            return "The device must be a text, such as auto."
+    def validate_inputs(cls, device: str | None = None, like: str | None = None) -> bool | str:
+        # In place of the combos' own check, so that prompts can name several devices.
+        if not all(isinstance(value, (str, type(None))) for value in (device, like)):
+            return "device and like must be texts, such as auto."
         try:
             torch_devices("auto" if device is None else device)
+            _like(like)
         except TpecError as error:
             return str(error)
         return True
@@ -86,11 +98,17 @@ class TPECQuantizeFP8(io.ComfyNode):
     def execute(cls, checkpoint: CheckpointHandle, method: str, format: str, matmul: str,
                 calibration: CalibrationHandle | None = None, keep_distillation: bool = _DEFAULT.keep_distillation,
                 top_k: int = 0, num_iter: int = -1, include: str = "", exclude: str = "",
-                device: str = "auto", keep_nonfinite: bool = _DEFAULT.keep_nonfinite) -> io.NodeOutput:
+                device: str = "auto", keep_nonfinite: bool = _DEFAULT.keep_nonfinite,
+                keep_quality: float = _DEFAULT.keep_quality, like: str = _NONE) -> io.NodeOutput:
         settings = Settings(
             family=checkpoint.family, method=method, format=format, matmul=matmul, keep_distillation=keep_distillation,
             top_k=top_k or None, num_iter=None if num_iter < 0 else num_iter, include=include, exclude=exclude,
-            keep_nonfinite=keep_nonfinite)
-        request = QuantizeRequest(checkpoint, settings, device, calibration)
+            keep_nonfinite=keep_nonfinite, keep_quality=keep_quality)
+        request = QuantizeRequest(checkpoint, settings, device, calibration, _like(like))
         handle = quantized(request, NodeProgress(cls.hidden.unique_id))
         return io.NodeOutput(handle, handle.text(), ui=ui.PreviewText(handle.summary()))
+
+
+def _like(name: str | None) -> Path | None:
+    """The file that the combo names. Raises TpecError when it is gone."""
+    return None if name in (None, _NONE) else source_path(name)

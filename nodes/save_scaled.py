@@ -91,7 +91,8 @@ class TPECSaveScaledFP8(io.ComfyNode):
         path = save_once(_choice(filename, folder, if_exists), quantized.key,
                          lambda: _publish(cls.hidden.unique_id, quantized, folder, filename, if_exists))
         name = loader_name(quantized.kind, root, path)
-        return io.NodeOutput(name, str(path), ui=ui.PreviewText(f"Saved as {name}\n{path}"))
+        said = f"Saved as {name}\namong {quantized.kind}, folder {folder}"
+        return io.NodeOutput(name, str(path), ui=ui.PreviewText(said))
 
 
 def _choice(filename: str, folder: str, if_exists: str) -> tuple[str, ...]:

@@ -1,13 +1,21 @@
 """What the user asks for, checked before anything is read."""
 
 from dataclasses import asdict, dataclass
+from typing import Literal, get_args
 
 from .errors import TpecError
 from .patterns import check_pattern
 
-METHODS = ("tpec", "nearest")
-FORMATS = ("universal", "comfy_quant", "scaled_fp8")
-MATMULS = ("full_precision", "fp8")
+Method = Literal["tpec", "nearest"]
+Format = Literal["universal", "comfy_quant", "scaled_fp8"]
+#: Of single layers; `auto` chooses between them layer by layer.
+LayerMatmul = Literal["full_precision", "fp8"]
+Matmul = Literal["full_precision", "fp8", "auto"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+FORMATS: tuple[Format, ...] = get_args(Format)
+LAYER_MATMULS: tuple[LayerMatmul, ...] = get_args(LayerMatmul)
+MATMULS: tuple[Matmul, ...] = get_args(Matmul)
 
 
 @dataclass(frozen=True)
@@ -22,9 +30,9 @@ class Settings:
     """
 
     family: str = "auto"
-    method: str = "tpec"
-    format: str = "universal"
-    matmul: str = "full_precision"
+    method: Method = "tpec"
+    format: Format = "universal"
+    matmul: Matmul = "full_precision"
     keep_distillation: bool = False
     t5xxl: bool = False
     top_k: int | None = None

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import torch
 
+from ...tpec.files.checkpoint import open_checkpoint
 from ...tpec.files.naming import model_stem
 from ...tpec.model.plan import Plan, make_plan
+from ...tpec.model.recipe import follow
+from ...tpec.model.template import recipe_like
 from ...tpec.run.memory import estimate
 from ...tpec.run.pipeline import quantize
 from ...tpec.run.report import Report
@@ -39,6 +42,8 @@ def _content_key(request: QuantizeRequest) -> str:
              asdict(request.settings), torch_devices(request.device),
              structure and [structure.name, *sorted(structure.linears)],
              calibration and [str(calibration.path), file_state(calibration.path)]]
+    if request.like is not None:
+        facts.append([str(request.like), file_state(request.like)])
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -48,13 +53,19 @@ def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     known = _made.get(key)
     if known and known[1] is not None and file_state(known[0].path) == known[1]:
         return known[0]
-    plan = make_plan(request.source.checkpoint, request.settings, request.source.structure)
+    plan = _plan(request)
     folder = temp_folder("results")
     output = folder / f"{model_stem(plan.checkpoint.name)}-{key}.safetensors"
-    _make_room(output, plan.output_nbytes)
+    _make_room(output, round(plan.output_nbytes * (1 + request.settings.keep_quality / 100)))
     handle = _compute(request, key, plan, output, progress)
     _made[key] = handle, file_state(handle.path)
     return handle
+
+
+def _plan(request: QuantizeRequest) -> Plan:
+    structure = request.source.structure
+    plan = make_plan(request.source.checkpoint, request.settings, structure)
+    return plan if request.like is None else follow(plan, recipe_like(open_checkpoint(request.like)), structure)
 
 
 def ensure_file(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:

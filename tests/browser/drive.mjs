@@ -4,7 +4,7 @@ import { ComfyPage, pause } from "./page.mjs";
 
 const [url, browser, renderer, model, wrong, pictures = ""] = process.argv.slice(2);
 const TEMPLATES = ["Best quality with calibration", "Compare before and after", "Quantize a text encoder",
-  "Quantize and use in one run", "Quantize a diffusion model to FP8"];
+  "Quantize a model with its LoRAs", "Quantize and use in one run", "Quantize a diffusion model to FP8"];
 const LOWER = /^Rounding error \d+ % lower than plain FP8/;
 
 function check(fact, words) {

@@ -15,6 +15,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACK = "tpec-fp8"
+TINYFLUX = "tinyflux_shapes_bf16.safetensors"
 _NEEDS = "import torch, aiohttp, yaml, einops, torchsde, transformers, comfy_kitchen"
 
 
@@ -37,6 +38,12 @@ def find_python(comfy: Path) -> str | None:
                     return str(program)
     fit = subprocess.run([sys.executable, "-c", _NEEDS], capture_output=True, check=False).returncode == 0
     return sys.executable if fit else None
+
+
+def shared_models() -> Path | None:
+    """The folder with the small trained model; TPEC_SHARED_MODELS, else ../shared/models/tinyflux-shapes."""
+    folder = Path(os.environ.get("TPEC_SHARED_MODELS") or REPOSITORY.parent / "shared" / "models" / "tinyflux-shapes")
+    return folder if (folder / TINYFLUX).is_file() else None
 
 
 class PromptRefused(Exception):

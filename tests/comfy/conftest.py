@@ -1,12 +1,11 @@
 """The session's ComfyUI, its test models, and the prompts the tests are made of."""
 
-import os
 from pathlib import Path
 
 import pytest
-from comfy_server import REPOSITORY, ComfyServer, find_comfy, find_python, link
+from comfy_server import TINYFLUX, ComfyServer, find_comfy, find_python, link
+from comfy_server import shared_models as find_shared_models
 
-TINYFLUX = "tinyflux_shapes_bf16.safetensors"
 CONDITIONING = "conditioning.safetensors"
 
 
@@ -44,10 +43,10 @@ def comfy_install() -> tuple[Path, str]:
 
 @pytest.fixture(scope="session")
 def shared_models() -> Path:
-    """The folder with the small trained model; TPEC_SHARED_MODELS, else ../shared/models/tinyflux-shapes."""
-    folder = Path(os.environ.get("TPEC_SHARED_MODELS") or REPOSITORY.parent / "shared" / "models" / "tinyflux-shapes")
-    if not (folder / TINYFLUX).is_file():
-        pytest.skip(f"no trained test model: {folder / TINYFLUX} is not there")
+    """The folder with the small trained model."""
+    folder = find_shared_models()
+    if folder is None:
+        pytest.skip("no trained test model: set TPEC_SHARED_MODELS to its folder")
     return folder
 
 

@@ -1,18 +1,20 @@
 """The texts of the pack's nodes as ComfyUI's locale files hold them.
 
-`python tests/comfy/locales.py` starts ComfyUI and writes locales/en/nodeDefs.json from the nodes' schemas; the other
-languages are held against it by tests/test_locales.py, which names what is missing or stale.
+`python tests/comfy/locales.py` starts ComfyUI and writes locales/en/nodeDefs.json from the nodes' schemas, then the
+other languages from that and translations/LANGUAGE.json: English texts and their translations. What has none stays
+out, and the front end shows it in English; tests/test_locales.py names it, and what no longer stands in the schemas.
 """
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from comfy_server import REPOSITORY, ComfyServer, find_comfy, find_python
 
-ENGLISH = REPOSITORY / "locales" / "en" / "nodeDefs.json"
+LOCALES = REPOSITORY / "locales"
+ENGLISH = LOCALES / "en" / "nodeDefs.json"
+TRANSLATIONS = Path(__file__).with_name("translations")
 
 
 def inputs(facts: dict) -> dict[str, list]:
@@ -36,15 +38,41 @@ def locale(facts: dict) -> dict:
     return entry
 
 
+def translated(texts: object, table: dict[str, str]) -> object:
+    """The same structure with every text in another language; texts without a translation are left out."""
+    if isinstance(texts, str):
+        return table.get(texts)
+    parts = {key: translated(value, table) for key, value in texts.items()}
+    return {key: value for key, value in parts.items() if value is not None}
+
+
 def write_english() -> None:
+    """From the nodes' schemas."""
     comfy = find_comfy()
     python = comfy and find_python(comfy)
     if not python:
         sys.exit("No ComfyUI with its Python was found: set COMFYUI_PATH and COMFYUI_PYTHON.")
     with tempfile.TemporaryDirectory() as folder, ComfyServer(comfy, python, Path(folder)) as server:
         texts = {name: locale(facts) for name, facts in pack_nodes(server).items()}
-    ENGLISH.write_text(json.dumps(texts, indent=2) + os.linesep, "utf-8")
+        if not texts:
+            sys.exit(f"The pack did not load:\n{server.log()[-2000:]}")
+    _put(ENGLISH, texts)
+
+
+def write_others() -> None:
+    """From the English texts and the translations."""
+    english = json.loads(ENGLISH.read_text("utf-8"))
+    for path in sorted(TRANSLATIONS.glob("*.json")):
+        table = json.loads(path.read_text("utf-8"))
+        _put(LOCALES / path.stem / "nodeDefs.json", translated(english, table))
+        _put(LOCALES / path.stem / "main.json", json.loads((LOCALES / "en" / "main.json").read_text("utf-8")))
+
+
+def _put(path: Path, content: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
     write_english()
+    write_others()

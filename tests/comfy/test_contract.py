@@ -16,7 +16,7 @@ NODES = {
     "TPECModelSource": ("Model To Quantize", ["model"], ["TPEC_CHECKPOINT", "STRING"]),
     "TPECQuantizeFP8": ("TPEC Quantize FP8", [
         "checkpoint", "calibration", "method", "format", "matmul", "keep_distillation", "top_k", "num_iter", "include",
-        "exclude", "device", "keep_nonfinite"], ["TPEC_QUANTIZED", "STRING"]),
+        "exclude", "device", "keep_nonfinite", "keep_quality", "like"], ["TPEC_QUANTIZED", "STRING"]),
     "TPECSaveScaledFP8": ("Save Scaled FP8", ["quantized", "filename", "folder", "if_exists"], ["COMBO", "STRING"]),
     "TPECLoadScaledFP8": ("Load Scaled FP8", ["quantized"], ["MODEL", "CLIP", "VAE"]),
     "TPECCalibrate": ("TPEC Calibrate", ["model", *SAMPLING, "runs", "calibration", "sensitivity", "clip", "prompts",
@@ -63,7 +63,8 @@ def test_choices_of_the_contract(info):
     quantize = inputs(info["TPECQuantizeFP8"])
     assert quantize["method"][1]["options"] == ["tpec", "nearest"]
     assert quantize["format"][1]["options"] == ["universal", "comfy_quant", "scaled_fp8"]
-    assert quantize["matmul"][1]["options"] == ["full_precision", "fp8"]
+    assert quantize["matmul"][1]["options"] == ["full_precision", "fp8", "auto"]
+    assert quantize["keep_quality"][1]["default"] == 0 and quantize["like"][1]["default"] == "none"
     assert inputs(info["TPECSaveScaledFP8"])["if_exists"][1]["options"] == ["error", "number", "overwrite"]
     assert inputs(info["TPECCalibrate"])["preset"][1]["options"] == ["custom", "quick", "good", "best"]
     assert inputs(info["TPECLoadCheckpoint"])["family"][1]["default"] == "auto"

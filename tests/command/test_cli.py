@@ -29,6 +29,7 @@ from samples import (
 )
 
 from tpec import __version__
+from tpec.command.arguments import make_parser
 from tpec.command.cli import main
 from tpec.command.demo import flux_shapes
 from tpec.files.checkpoint import open_checkpoint
@@ -156,15 +157,25 @@ def test_inspect_says_what_a_file_is_and_what_would_become_of_it(source: Path, t
     assert (data["family"], data["quantizable"], data["formats"]) == ("flux", 13, [])
     assert {line["action"] for line in data["layers"]} == {"quantize", "keep"}
     assert tpec("inspect", source) == 0
-    assert "13 layers would become FP8" in capsys.readouterr().out
+    short = capsys.readouterr().out
+    assert "13 layers would become FP8" in short and LAYER not in short
+    assert re.search(r"^quantize +13 tensors +[\d.]+ GB  Linear of a transformer block$", short, re.MULTILINE)
+    assert tpec("inspect", source, "--all") == 0
+    every = capsys.readouterr().out
+    assert all(name in every for name in open_checkpoint(source).tensors)
+    assert re.search(rf"^quantize BF16 +896x128  {LAYER}.weight  \(Linear of a transformer block\)$", every,
+                     re.MULTILINE)
     output = tmp_path / "q.safetensors"
     assert tpec("quantize", source, "-o", output, "--method", "nearest", "--quiet") == 0
-    assert tpec("inspect", output, "--json") == 0
+    assert tpec("inspect", output, "--json") == 1
     data = json.loads(capsys.readouterr().out)
     assert data["formats"] == ["comfy_quant", "scaled_fp8", "header metadata"]
     assert "quantized already" in data["refused"]
-    assert tpec("inspect", output) == 0
-    assert "not quantizable" in capsys.readouterr().out
+    for flags in ((), ("--all",)):
+        assert tpec("inspect", output, *flags) == 1
+        captured = capsys.readouterr()
+        assert "not quantizable: q.safetensors is quantized already" in captured.out and captured.err == ""
+        assert (f"{LAYER}.weight_scale" in captured.out) is bool(flags)
 
 
 def test_verify_exit_codes(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -458,7 +469,7 @@ def test_failures_below_this_program_are_one_sentence(source: Path, tmp_path: Pa
             raise error
         return open_checkpoint(path)
 
-    monkeypatch.setattr("tpec.command.cli.open_checkpoint", fail)
+    monkeypatch.setattr("tpec.command.quantize.open_checkpoint", fail)
     (tmp_path / "out").mkdir()
     assert tpec("quantize", tmp_path / "bad.safetensors", "--method", "nearest", "--quiet") == 1
     one_line(capsys, words)
@@ -496,14 +507,29 @@ def test_version_and_help(capsys: pytest.CaptureFixture) -> None:
         assert words in capsys.readouterr().out
 
 
+def test_help_is_in_groups_with_examples(capsys: pytest.CaptureFixture) -> None:
+    for command, words in (("quantize", ("which layers become FP8:", "how they are rounded:", "examples:")),
+                           ("inspect", ("--all", "exit code is 1", "examples:"))):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        out = capsys.readouterr().out
+        assert all(word in out for word in words)
+        assert max(map(len, out.splitlines())) <= 120
+        # Every example parses.
+        for line in re.findall(rf"^  tpec ({command} .*?)(?:   .*)?$", out, re.MULTILINE):
+            make_parser().parse_args(line.partition(" >")[0].split())
+
+
 def test_names_that_the_terminal_cannot_show(tmp_path: Path) -> None:
-    shapes = {"a\nb\u20ac\ud800.weight": (1, 1)}
+    shapes = {"a\nb\u20ac\u202e.weight": (1, 1)}
     path = write_raw(tmp_path / "m\u00e4\u20ac.safetensors", {
         name: {"dtype": "BF16", "shape": [1, 1], "data_offsets": [0, 2]} for name in shapes}, b"12")
-    for arguments in (["inspect", path], ["quantize", path, "--include", "weight", "--dry-run"]):
+    for arguments, code in ((["inspect", path, "--all"], 1),
+                            (["quantize", path, "--include", "weight", "--dry-run"], 0)):
         done = subprocess.run([sys.executable, "-m", "tpec", *arguments], env=environment() | {
             "PYTHONIOENCODING": "ascii"}, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
+        assert "\\u20ac" in done.stdout
         assert "Traceback" not in done.stderr
 
 

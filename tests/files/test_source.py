@@ -13,8 +13,8 @@ from tpec.files.checkpoint import open_checkpoint
 from tpec.files.source import ComputedModel, describe_tensors
 from tpec.model.origin import GraphOrigin, origin_of
 from tpec.model.plan import make_plan
-from tpec.run.lane import _PIECE
-from tpec.run.losses import measure
+from tpec.run.choices.losses import measure
+from tpec.run.memory import PIECE
 from tpec.run.pipeline import quantize
 from tpec.settings import Settings
 
@@ -57,7 +57,7 @@ def test_layers_are_measured_as_those_of_a_file(tmp_path):
 
 def test_each_tensor_is_computed_once_though_it_is_read_in_pieces(tmp_path):
     counts: Counter[str] = Counter()
-    large = torch.arange(_PIECE // 2, dtype=torch.int32)  # two pieces and more
+    large = torch.arange(PIECE // 2, dtype=torch.int32)  # two pieces and more
     tensors = tiny_flux() | {"note.table": large, "note.scalar": torch.tensor(3.5), "note.empty": torch.empty(0)}
 
     @contextmanager

@@ -202,7 +202,7 @@ def test_header_fits_every_reader(tmp_path: Path, over: int) -> None:
 
 
 def test_header_that_is_too_large_without_metadata_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tpec.model.formats.MAX_HEADER_BYTES", 5000)
+    monkeypatch.setattr("tpec.files.layout.MAX_HEADER_BYTES", 5000)
     plan = with_metadata(plan_of(tmp_path), {"a": "x" * 3000, "tpec": "of an earlier run" * 1000})
     with pytest.raises(TpecError, match="bytes over the 5000 that safetensors allows: quantize fewer layers"):
         make_layout(plan, {})

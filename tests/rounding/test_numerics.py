@@ -8,15 +8,15 @@ from samples import generator
 
 from tpec.rounding.grid import FP8, FP8_MAX, encode, round_to_grid
 from tpec.rounding.layer import (
-    FACTS,
     Quantized,
+    Rounding,
     check_finite,
-    count_vanished,
     quantize_nearest,
     quantize_tpec,
+    with_vanished,
 )
+from tpec.rounding.method import calibrated_metric
 from tpec.rounding.principal import data_free_metric, principal_components
-from tpec.run.fit import calibrated_metric
 from tpec.statistics.inputs import Gram, HeldInputs
 
 
@@ -83,14 +83,14 @@ def quantized(weight: torch.Tensor, gram: torch.Tensor | None = None) -> Quantiz
     largest = check_finite("w", weight)
     if gram is None:
         components = principal_components(weight, largest, 4, 1 << 20)
-        return quantize_tpec(weight, largest, data_free_metric(components, 2.0), 2, components, 1 << 20)
-    stats = HeldInputs(torch.zeros(len(gram)), 1.0, 100, Gram(gram))
-    return quantize_tpec(weight, largest, calibrated_metric(stats, False, weight.device), 2, None, 1 << 20)
+        return quantize_tpec(weight, largest, Rounding(data_free_metric(components, 2.0), 2, components), 1 << 20)
+    inputs = HeldInputs(torch.zeros(len(gram)), 1.0, 100, Gram(gram))
+    return quantize_tpec(weight, largest, Rounding(calibrated_metric(inputs, False, weight.device), 2), 1 << 20)
 
 
 def holds(weight: torch.Tensor, result: Quantized) -> None:
     """Finite in everything, never a NaN's code, and at most as far off as a verified file may be."""
-    assert result.facts.isfinite().all() and result.scale.isfinite() and result.scale > 0
+    assert torch.stack(tuple(result.facts)).isfinite().all() and result.scale.isfinite() and result.scale > 0
     assert not ((result.codes.view(torch.uint8) & 0x7F) == 0x7F).any()
     restored = result.codes.double() * result.scale.double()
     # A weight below the smallest normal float32 cannot have a scale of its own.
@@ -111,7 +111,7 @@ def test_strange_gram_matrices_give_finite_codes(name: str) -> None:
     weight = torch.randn(24, 40, generator=generator())
     result = quantized(weight, GRAMS[name](40, 40))
     holds(weight, result)
-    assert result.facts[FACTS.index("loss")] <= result.facts[FACTS.index("nearest_loss")]
+    assert result.facts.loss <= result.facts.nearest_loss
 
 
 @pytest.mark.parametrize(("outlier", "least", "most"), [(1.0, 0.0, 0.001), (1e3, 0.0, 0.5), (1e5, 0.99, 1.0)])
@@ -119,8 +119,7 @@ def test_weights_that_an_outlier_costs_are_counted(outlier: float, least: float,
     """The relative error says nothing: the outlier is most of the norm."""
     weight = torch.randn(64, 64, generator=generator()) * 0.03
     weight[5, 7] = outlier
-    result = quantized(weight)
-    count_vanished(weight, result, 1000)
+    result = with_vanished(weight, quantized(weight), 1000)
     lost = (result.codes.float() == 0) & (weight != 0)
-    assert result.facts[FACTS.index("vanished")] == lost.sum()
+    assert result.facts.vanished == lost.sum()
     assert least <= lost.float().mean() <= most

@@ -6,7 +6,7 @@ from samples import generator
 
 from tpec.rounding.principal import data_free_metric, principal_components, row_chunks, start_directions
 
-ITEMS = 1 << 20
+CHUNK = 1 << 20
 
 
 def structured(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -16,8 +16,8 @@ def structured(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, columns, generator=generator) + left * torch.tensor([8.0, 5.0, 3.0, 2.0]) @ right
 
 
-def components(weight: torch.Tensor, k: int = 4, items: int = ITEMS):
-    return principal_components(weight, weight.abs().max().float(), k, items)
+def components(weight: torch.Tensor, k: int = 4, chunk: int = CHUNK):
+    return principal_components(weight, weight.abs().max().float(), k, chunk)
 
 
 @pytest.mark.parametrize("shape", [(200, 100), (100, 200), (64, 64)])
@@ -82,7 +82,7 @@ def test_few_components_are_found(rank: int, seed: int) -> None:
 
 def test_chunks_give_the_same_directions() -> None:
     weight = structured(101, 50)
-    whole, parts = components(weight), components(weight, items=50 * 7)
+    whole, parts = components(weight), components(weight, chunk=50 * 7)
     assert torch.allclose(whole.first_right, parts.first_right, atol=1e-4)
 
 
@@ -96,10 +96,10 @@ def test_kept_directions_and_new_ones_give_the_same_bits() -> None:
 
 
 def test_row_chunks_cover_all_rows_once() -> None:
-    for rows, columns, items in ((1, 1, 1), (10, 3, 7), (10, 100, 7), (5, 1, 100), (7, 0, 5)):
-        chunks = row_chunks(rows, columns, items)
+    for rows, columns, chunk in ((1, 1, 1), (10, 3, 7), (10, 100, 7), (5, 1, 100), (7, 0, 5)):
+        chunks = row_chunks((rows, columns), chunk)
         assert [row for begin, end in chunks for row in range(begin, end)] == list(range(rows))
-        assert all((end - begin) * columns <= max(items, columns) for begin, end in chunks)
+        assert all((end - begin) * columns <= max(chunk, columns) for begin, end in chunks)
 
 
 def test_metric_counts_the_components_more() -> None:

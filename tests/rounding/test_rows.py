@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tpec.rounding.feedback import feedback
 from tpec.rounding.grid import round_to_grid
-from tpec.rounding.layer import check_finite, quantize_tpec
+from tpec.rounding.layer import Rounding, check_finite, quantize_tpec
 from tpec.rounding.metric import DenseMetric, unit_upper
 from tpec.rounding.rows import GROUPS, RowCoupling
 from tpec.statistics.gradients import HeldGradients
@@ -86,18 +86,18 @@ def test_chunks_of_rows_give_the_same_codes(rows: int) -> None:
         runs[3, 7:], runs[3, :, 7:] = 0, 0
     coupling = RowCoupling(HeldGradients(runs, rows, 1 << 30), CPU)
     weight, metric = weights(rows, 32), DenseMetric(positive(32, 9), torch.arange(32))
-    results = [quantize_tpec(weight, check_finite("w", weight), metric, 1, None, items, coupling=coupling)
-               for items in (1 << 20, 25 * 32, 1)]
+    rounding = Rounding(metric, 1, coupling=coupling)
+    results = [quantize_tpec(weight, check_finite("w", weight), rounding, chunk) for chunk in (1 << 20, 25 * 32, 1)]
     assert all(torch.equal(results[0].codes.view(torch.uint8), other.codes.view(torch.uint8)) for other in results)
-    assert results[0].facts[3] < results[0].facts[4]
+    assert results[0].facts.loss < results[0].facts.nearest_loss
 
 
 def test_never_worse_than_nearest_on_its_own_metric() -> None:
     weight = weights(16, 1)
     metric = DenseMetric(torch.ones(1, 1), torch.arange(1))
-    result = quantize_tpec(weight, check_finite("w", weight), metric, 0, None, 1 << 20,
-                           coupling=coupling_of(positive(16, 4)))
-    assert result.facts[3] <= result.facts[4]
+    rounding = Rounding(metric, 0, coupling=coupling_of(positive(16, 4)))
+    facts = quantize_tpec(weight, check_finite("w", weight), rounding, 1 << 20).facts
+    assert facts.loss <= facts.nearest_loss
 
 
 def test_outputs_without_any_gradient_change_nothing() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tpec.rounding.grid import FP8_MAX, round_to_grid
-from tpec.rounding.scale import SAMPLE_ITEMS, TOPS, absmax, absmax_scale, sample_rows, search_scale
+from tpec.rounding.scale import SAMPLE_WEIGHTS, TOPS, absmax, absmax_scale, sample_rows, search_scale
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -58,9 +58,9 @@ def test_weights_on_the_grid_keep_their_scale() -> None:
 def test_sampled_rows_are_spread_and_bounded() -> None:
     assert sample_rows(5, 10).tolist() == [0, 1, 2, 3, 4]
     rows = sample_rows(100_000, 4096)
-    assert len(rows) == SAMPLE_ITEMS // 4096
+    assert len(rows) == SAMPLE_WEIGHTS // 4096
     assert rows[0] == 0
     assert rows[-1] > 99_000
     assert (rows.diff() > 0).all()
-    assert sample_rows(3, SAMPLE_ITEMS * 2).tolist() == [0]
+    assert sample_rows(3, SAMPLE_WEIGHTS * 2).tolist() == [0]
     assert sample_rows(1, 1).tolist() == [0]

@@ -10,7 +10,7 @@ from tpec.rounding.principal import Components, data_free_metric, principal_comp
 from tpec.rounding.scale import absmax_scale
 from tpec.rounding.trim import principal_error, trim_principal
 
-ITEMS = 1 << 20
+CHUNK = 1 << 20
 ROOM = torch.tensor(torch.inf)
 
 
@@ -21,14 +21,14 @@ def layer(rows: int, columns: int, size: float = 1.0) -> tuple[torch.Tensor, tor
     weight += torch.randn(rows, 1, generator=generator) * torch.randn(1, columns, generator=generator)
     weight = weight / weight.abs().max() * size
     largest = check_finite("w", weight)
-    components = principal_components(weight, largest, 4, ITEMS)
+    components = principal_components(weight, largest, 4, CHUNK)
     scale = absmax_scale(largest)
     return weight, encode(weight / scale), scale, components, data_free_metric(components, 2.0)
 
 
 def trim(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, components: Components, metric: LowRankMetric,
          room: torch.Tensor = ROOM) -> tuple[torch.Tensor, torch.Tensor]:
-    error = principal_error(weight, codes, scale, components, ITEMS)
+    error = principal_error(weight, codes, scale, components, CHUNK)
     return trim_principal(weight, codes.clone(), scale, components, metric, error, room)
 
 
@@ -36,7 +36,7 @@ def test_principal_error_is_its_definition() -> None:
     weight, codes, scale, components, _ = layer(60, 40)
     left, sigma, right = torch.linalg.svd(weight.double())
     direct = left[:, 0] @ (codes.double() * scale.double() - weight.double()) @ right[0]
-    found = principal_error(weight, codes, scale, components, ITEMS) * components.unit
+    found = principal_error(weight, codes, scale, components, CHUNK) * components.unit
     assert found.item() == pytest.approx(direct.item(), abs=1e-6 * sigma[0].item())
     chunked = principal_error(weight, codes, scale, components, 40 * 7) * components.unit
     assert chunked.item() == pytest.approx(direct.item(), abs=1e-6 * sigma[0].item())
@@ -46,9 +46,9 @@ def test_principal_error_is_its_definition() -> None:
 @pytest.mark.parametrize("shape", [(64, 64), (300, 40), (40, 300)])
 def test_objective_goes_to_zero_with_few_moves(shape: tuple[int, int], size: float) -> None:
     weight, codes, scale, components, metric = layer(*shape, size)
-    before = principal_error(weight, codes, scale, components, ITEMS).abs() / components.first_value
+    before = principal_error(weight, codes, scale, components, CHUNK).abs() / components.first_value
     trimmed, _ = trim(weight, codes, scale, components, metric)
-    after = principal_error(weight, trimmed, scale, components, ITEMS).abs() / components.first_value
+    after = principal_error(weight, trimmed, scale, components, CHUNK).abs() / components.first_value
     assert after <= before
     assert after < 2e-6
     assert (trimmed.view(torch.uint8) != codes.view(torch.uint8)).float().mean() < 0.02
@@ -59,9 +59,9 @@ def test_large_layers_have_moves_enough(shape: tuple[int, int]) -> None:
     weight, codes, scale, components, metric = layer(*shape)
     # An error along the whole of the first pair, as large as rounding on the grid makes it.
     codes = encode(codes.float() + 0.002 * weight / scale)
-    before = principal_error(weight, codes, scale, components, ITEMS).abs() / components.first_value
+    before = principal_error(weight, codes, scale, components, CHUNK).abs() / components.first_value
     trimmed, _ = trim(weight, codes, scale, components, metric)
-    after = principal_error(weight, trimmed, scale, components, ITEMS).abs() / components.first_value
+    after = principal_error(weight, trimmed, scale, components, CHUNK).abs() / components.first_value
     assert before > 1e-4
     assert after < 1e-6
 
@@ -80,9 +80,9 @@ def test_moves_go_to_neighbours_only() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2)])
 def test_small_shapes_do_not_get_worse(shape: tuple[int, int]) -> None:
     weight, codes, scale, components, metric = layer(*shape)
-    before = principal_error(weight, codes, scale, components, ITEMS).abs()
+    before = principal_error(weight, codes, scale, components, CHUNK).abs()
     trimmed, _ = trim(weight, codes, scale, components, metric)
-    assert principal_error(weight, trimmed, scale, components, ITEMS).abs() <= before + 1e-7
+    assert principal_error(weight, trimmed, scale, components, CHUNK).abs() <= before + 1e-7
 
 
 def test_exact_codes_are_left_alone() -> None:

@@ -1,19 +1,24 @@
 """One layer on a device: the way down when memory runs out, and what is refused rather than written."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from samples import generator, load, names_in, save_flux, sha256
 
-import tpec.run.compute
+import tpec.rounding.method
 from tpec.check.verify import verify
 from tpec.errors import TpecError
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.plan import make_plan
-from tpec.run.compute import default_rank
+from tpec.rounding.grid import decode
+from tpec.run.compute import Compute
 from tpec.run.pipeline import quantize
-from tpec.run.report import Report
+from tpec.run.progress import Meter
+from tpec.run.report import LayerReport, Report
+from tpec.run.tasks import make_tasks
+from tpec.run.transfers import Read
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration, hash_layers
 from tpec.statistics.inputs import Gram, HeldInputs
@@ -32,15 +37,15 @@ def run(source: Path, output: Path, settings: Settings = ONE, **more: object) ->
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, error: Exception, enough: int) -> list[int]:
     """Rounding raises `error` while it is asked for more than `enough` weights at a time; returns what it is asked."""
     asked: list[int] = []
-    real = tpec.run.compute.quantize_tpec
+    real = tpec.rounding.method.quantize_tpec
 
-    def limited(*arguments: object) -> object:
-        asked.append(arguments[5])
-        if arguments[5] > enough:
+    def limited(weight: torch.Tensor, largest: torch.Tensor, rounding: object, chunk: int, tick: object) -> object:
+        asked.append(chunk)
+        if chunk > enough:
             raise error
-        return real(*arguments)
+        return real(weight, largest, rounding, chunk, tick)
 
-    monkeypatch.setattr(tpec.run.compute, "quantize_tpec", limited)
+    monkeypatch.setattr(tpec.rounding.method, "quantize_tpec", limited)
     return asked
 
 
@@ -134,5 +139,21 @@ def test_bias_that_is_not_finite_is_refused_before_it_is_corrected(tmp_path: Pat
     assert names_in(tmp_path) == {"model.safetensors"}
 
 
-def test_default_rank_grows_with_the_width_up_to_a_limit() -> None:
-    assert [default_rank(width) for width in (1, 16, 3072, 1 << 20)] == [1, 1, 192, 256]
+def test_a_layers_report_is_made_once_with_its_shape(tmp_path: Path) -> None:
+    """What the journal keeps is what the report shows."""
+    source = save_flux(tmp_path)
+    plan = make_plan(open_checkpoint(source), ONE)
+    task = next(task for task in make_tasks(plan, frozenset()) if task.quantize)
+    compute = Compute(plan, None, torch.device("cpu"), Meter(1.0, 1, 0.0, 0, None))
+    weight = load(source)[task.layer.name]
+    result = compute.run(Read(task, weight, None, None))
+    assert result.ready is None and result.bias is None and result.numbers[0] > 0
+    assert set(result.scale_names) == {f"{LINEAR}.weight_scale", f"{LINEAR}.scale_weight"}
+    report = result.report(result.numbers, None)
+    assert (report.name, report.shape, report.metric) == (LINEAR, tuple(weight.shape), "weight")
+    assert report.scale == result.numbers[0].item()
+    error = decode(result.codes, result.numbers[0]) - weight.float()
+    # The few weights that are moved for the published objective are not counted.
+    assert report.relative_error == pytest.approx((error.norm() / weight.float().norm()).item(), rel=0.01)
+    assert report.loss < report.nearest_loss and report.principal_after < report.principal_before
+    assert LayerReport.from_json(json.loads(json.dumps(report.to_json()))) == report

@@ -12,15 +12,19 @@ from samples import REPOSITORY
 from tpec.check.verify import verify
 from tpec.command.demo import demo_tensors
 from tpec.files.checkpoint import Reader, open_checkpoint
+from tpec.files.header import TensorInfo
 from tpec.files.plain import write_safetensors
-from tpec.model.plan import make_plan
+from tpec.model.plan import LayerPlan, make_plan
 from tpec.rounding.grid import round_to_grid
 from tpec.rounding.kernels import TRITON_BLOCK, round_block_torch
-from tpec.rounding.layer import check_finite, chunk_items, quantize_tpec
+from tpec.rounding.layer import Rounding, check_finite, chunk_size, quantize_tpec
 from tpec.rounding.metric import DenseMetric
 from tpec.rounding.principal import data_free_metric, principal_components
 from tpec.rounding.rows import RowCoupling
 from tpec.run.pipeline import quantize
+from tpec.run.progress import Halt
+from tpec.run.tasks import Task
+from tpec.run.transfers import Buffers, Download, Upload
 from tpec.settings import Settings
 from tpec.statistics.backward import GradientCollector
 from tpec.statistics.calibration import Calibration
@@ -87,10 +91,10 @@ def test_layer_like_on_the_cpu(shape: tuple[int, int]) -> None:
     for device in (CUDA, torch.device("cpu")):
         w = weight.to(device)
         largest = check_finite("w", w)
-        components = principal_components(w, largest, 24, chunk_items(device))
+        components = principal_components(w, largest, 24, chunk_size(device))
         metric = data_free_metric(components, 2.0)
-        result = quantize_tpec(w, largest, metric, 1, components, chunk_items(device))
-        losses.append((result.facts[3] / result.facts[0]).item())
+        facts = quantize_tpec(w, largest, Rounding(metric, 1, components), chunk_size(device)).facts
+        losses.append((facts.loss / facts.weight_norm2).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -102,7 +106,7 @@ def test_dense_metric_like_on_the_cpu() -> None:
     for device in (CUDA, torch.device("cpu")):
         metric = DenseMetric(moment.to(device), torch.arange(256, device=device))
         w = weight.to(device)
-        codes.append(quantize_tpec(w, check_finite("w", w), metric, 2, None, 1 << 20).codes.cpu())
+        codes.append(quantize_tpec(w, check_finite("w", w), Rounding(metric, 2), 1 << 20).codes.cpu())
     same = (codes[0].view(torch.uint8) == codes[1].view(torch.uint8)).float().mean()
     assert same > 0.98
 
@@ -114,8 +118,8 @@ def test_coupled_rows_like_on_the_cpu() -> None:
     for device in (CUDA, torch.device("cpu")):
         w, metric = weight.to(device), DenseMetric(moment.to(device), torch.arange(256, device=device))
         coupling = RowCoupling(HeldGradients(runs.cpu(), 500, 1 << 20), device)
-        facts = quantize_tpec(w, check_finite("w", w), metric, 2, None, 1 << 20, coupling=coupling).facts
-        losses.append((facts[3] / facts[4]).item())
+        facts = quantize_tpec(w, check_finite("w", w), Rounding(metric, 2, coupling=coupling), 1 << 20).facts
+        losses.append((facts.loss / facts.nearest_loss).item())
     assert losses[0] < 1 and losses[0] == pytest.approx(losses[1], rel=5e-3)
 
 
@@ -157,6 +161,31 @@ def test_fresh_process_with_several_threads(tmp_path: Path) -> None:
     assert len({output.read_bytes() for output in outputs}) == 1
 
 
+def test_what_went_up_and_came_down_is_what_it_was() -> None:
+    """Buffers are used again and memory is let go of while copies are under way."""
+    size, halt = 1 << 20, Halt()
+    uploads, downloads = Buffers(2, 4 * size), Buffers(2, 4 * size)
+    upload, download, stream = Upload(CUDA, uploads), Download(CUDA, downloads), torch.cuda.Stream(CUDA)
+    waiting = []
+    for step in range(8):
+        buffer = upload.buffer(halt)
+        weight = buffer.view(torch.float32).fill_(step)
+        read = upload.send(Task(LayerPlan(TensorInfo("w", "F32", (size,), 0, 4 * size), "w", "quantize", ""), 1.0),
+                           buffer, weight, None)
+        with torch.cuda.stream(stream):
+            stream.wait_event(read.ready)
+            read.weight.record_stream(stream)
+            result, ready = read.weight * 2 + 1, torch.cuda.Event()
+            ready.record(stream)
+        waiting.append((step, download.fetch([result], ready, halt)))
+        del read, result
+        if len(waiting) == 2:
+            number, (tensors, arrived, used) = waiting.pop(0)
+            arrived.synchronize()
+            assert (tensors[0].view(torch.float32) == 2 * number + 1).all()
+            downloads.give(used)
+
+
 def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> None:
     source = tmp_path / "model.safetensors"
     write_safetensors(source, demo_tensors(), {})
@@ -175,6 +204,9 @@ FIRST_USE = """
 import sys, torch
 from tpec.files.checkpoint import open_checkpoint
 from tpec.run.pipeline import quantize
+from tpec.run.progress import Halt
+from tpec.run.tasks import Task
+from tpec.run.transfers import Buffers, Download, Upload
 from tpec.model.plan import make_plan
 from tpec.settings import Settings
 torch.cuda.set_per_process_memory_fraction(float(sys.argv[3]))

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,10 @@ from tpec.files.layout import Layout
 from tpec.model.formats import make_layout
 from tpec.model.plan import Plan, make_plan
 from tpec.run.compute import Compute
-from tpec.run.lane import Buffers, Lane, Read, Write
-from tpec.run.progress import Meter
+from tpec.run.lane import Lane
+from tpec.run.progress import Halt, Meter
 from tpec.run.tasks import Task, make_tasks
+from tpec.run.transfers import Buffers, Fetched, Read, Result
 from tpec.settings import Settings
 
 CPU = torch.device("cpu")
@@ -53,15 +53,15 @@ class Setup:
         self.tasks = make_tasks(self.plan, layers if biases else frozenset())
         self.reader, self.file = Reader(self.plan.checkpoint), spool.SpoolFile(self.output, self.layout)
         self.ledger, self.done = Ledger(), []
-        self.computes = [Compute(self.plan, None, self.layout, CPU, Meter(1.0, 1, 0.0, 0, None))
+        self.computes = [Compute(self.plan, None, CPU, Meter(1.0, 1, 0.0, 0, None))
                          for _ in range(threads)]
         self.finished = finished or (lambda task, *_: self.done.append(task.layer.name))
 
-    def lane(self, compute: Callable[[Lane, Read], Write] | None = None) -> Lane:
+    def lane(self, compute: Callable[[Read], Result] | None = None) -> Lane:
         computes = [compute] if compute else [one.run for one in self.computes]
         return Lane(CPU, self.tasks, self.reader, self.file, self.ledger, computes, self.finished)
 
-    def run(self, compute: Callable[[Lane, Read], Write] | None = None) -> None:
+    def run(self, compute: Callable[[Read], Result] | None = None) -> None:
         try:
             finish(self.lane(compute))
         finally:
@@ -76,7 +76,7 @@ def finish(lane: Lane) -> None:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tpec.run.lane._PIECE", 512)
+    monkeypatch.setattr("tpec.run.memory.PIECE", 512)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -103,21 +103,22 @@ def test_the_journal_is_told_of_every_byte_once(tmp_path: Path, small_pieces: No
     assert sum(nbytes for _, nbytes in setup.ledger.lines) == written + scales
 
 
-def test_failure_of_the_writer_is_told_though_compute_waits_for_a_buffer(tmp_path: Path) -> None:
+def test_failure_of_the_writer_is_told_though_compute_waits_for_a_buffer(tmp_path: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the compute thread waits there most of the time: being stopped is not what went wrong."""
-    waiting = threading.Event()
+    waiting, none_free = threading.Event(), Buffers(0, 8)
 
     def full(task: Task, *_: object) -> None:
         waiting.wait(30)
         raise TpecError("The disk of X is full.")
 
-    def wait(lane: Lane, item: Read) -> Write:
-        lane._downloads = Buffers(0, 8)
+    def wait(download: object, tensors: object, ready: object, halt: Halt) -> Fetched:
         waiting.set()
-        lane.download_buffer()
+        return Fetched([none_free.take(halt)], None, None)
 
+    monkeypatch.setattr("tpec.run.transfers.Download.fetch", wait)
     with pytest.raises(TpecError, match="The disk of X is full"):
-        Setup(tmp_path, full).run(wait)
+        Setup(tmp_path, full).run()
 
 
 def test_failure_of_the_writer_is_told_though_the_reader_waits_for_memory(tmp_path: Path, small_pieces: None) -> None:
@@ -151,8 +152,8 @@ def test_failure_of_any_stage_is_raised_and_ends_every_thread(tmp_path: Path, st
     elif stage == "compute":
         compute = fail
     elif stage == "facts":
-        def compute(lane: Lane, item: Read) -> Write:
-            return Write((), item.task, fail)
+        def compute(item: Read) -> Result:
+            return Result(torch.zeros(1), torch.zeros(1), None, (), fail)
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError, match="this stage"):
         setup.run(compute)
@@ -174,29 +175,3 @@ def test_a_lane_without_tasks_ends(tmp_path: Path) -> None:
     setup.tasks = ()
     setup.run()
     assert setup.done == [] and setup.ledger.flushed == 1
-
-
-def test_one_request_larger_than_the_budget_passes_alone() -> None:
-    from tpec.run.halt import Halt, Stopped
-    from tpec.run.lane import Budget
-
-    halt, budget = Halt(), Budget(10)
-    budget.take(100, halt)
-    waiter = threading.Thread(target=partial(budget.take, 5, halt))
-    waiter.start()
-    assert waiter.is_alive()
-    budget.give(100)
-    waiter.join()
-    halt.fail(KeyError())
-    with pytest.raises(Stopped):
-        budget.take(6, halt)
-
-
-def test_buffers_are_used_in_turn() -> None:
-    from tpec.run.halt import Halt
-
-    halt, buffers = Halt(), Buffers(2, 16)
-    first, second = buffers.take(halt), buffers.take(halt)
-    assert first.numel() == 16 and first.data_ptr() != second.data_ptr()
-    buffers.give(first)
-    assert buffers.take(halt).data_ptr() == first.data_ptr()

@@ -82,7 +82,7 @@ def test_tpec_beats_nearest_on_its_metric(tmp_path: Path, source: Path) -> None:
     assert all(layer.principal_after <= 1e-5 for layer in report.layers)
     plain = run(source, tmp_path / "n.safetensors")
     assert all(layer.loss == layer.nearest_loss for layer in plain.layers)
-    assert plain.loss_ratio == 1.0
+    assert plain.error_ratio == 1.0
 
 
 @pytest.mark.parametrize("method", ["tpec", "nearest"])
@@ -127,7 +127,7 @@ def test_kept_parameters_that_are_not_finite_are_refused_by_name(tmp_path: Path,
 
 
 def test_bad_value_in_any_piece_of_a_large_tensor_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tpec.run.lane._PIECE", 64)
+    monkeypatch.setattr("tpec.run.memory.PIECE", 64)
     for at in (0, 31, 32, 99):
         tensor = torch.zeros(100).bfloat16()
         tensor[at] = float("inf")

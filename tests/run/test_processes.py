@@ -90,21 +90,21 @@ def test_next_input_is_worked_on_when_a_rank_fails(tmp_path: Path, layer: str) -
 
 #: Named for the input that they fail: (what raises, in which module; on which rank).
 PLACES = {
-    "plan0": ("tpec.command.cli.make_plan", 0), "plan1": ("tpec.command.cli.make_plan", 1),
-    "output1": ("tpec.command.cli.check_output", 1),
+    "plan0": ("tpec.command.quantize.make_plan", 0), "plan1": ("tpec.command.quantize.make_plan", 1),
+    "output1": ("tpec.command.quantize.check_output", 1),
     "layout1": ("tpec.run.pipeline.make_layout", 1), "create0": ("tpec.files.partial.create", 0),
-    "lane0": ("tpec.run.pipeline.Reader", 0), "lane1": ("tpec.files.partial.Journal", 1),
+    "lane0": ("tpec.run.pipeline.Lane", 0), "lane1": ("tpec.files.partial.Journal", 1),
     "read1": ("tpec.run.lane.Lane._load", 1),
-    "compute0": ("tpec.run.compute.Compute._quantize", 0), "write1": ("tpec.files.partial.SpoolFile.write", 1),
+    "compute0": ("tpec.run.compute.Compute._round", 0), "write1": ("tpec.files.partial.SpoolFile.write", 1),
     "close1": ("tpec.files.partial.SpoolFile.close", 1), "finish0": ("tpec.files.partial.finish", 0),
 }
 #: Each of several inputs fails at the place that its name says, on one rank, and the last one does not.
 DRIVER = """
 import importlib, os, sys
 from unittest import mock
-from tpec import cli
+from tpec.command import cli, quantize
 places, rank = PLACES, int(os.environ["RANK"])
-real = cli._quantize_one
+real = quantize._quantize_one
 
 def one(options, settings, source, *rest):
     place, at = places.get(source.name.partition(".")[0], ("", None))
@@ -114,7 +114,7 @@ def one(options, settings, source, *rest):
     with mock.patch(place, side_effect=error):
         return real(options, settings, source, *rest)
 
-cli._quantize_one = one
+quantize._quantize_one = one
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -137,17 +137,17 @@ def test_ranks_stay_together_wherever_one_fails(tmp_path: Path) -> None:
 
 INTERRUPTED = """
 import os, sys, time
-from tpec import cli, compute
-real = compute.quantize_tpec
+from tpec.command import cli
+from tpec.rounding import method
 
-def endless(*arguments):
+def endless(weight, largest, rounding, chunk, tick):
     if os.environ["RANK"] == "1":
         raise KeyboardInterrupt
     while True:
-        arguments[6]()
+        tick()
         time.sleep(0.01)
 
-compute.quantize_tpec = endless
+method.quantize_tpec = endless
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -167,7 +167,7 @@ def test_interrupt_of_one_rank_ends_the_others_within_their_layer(tmp_path: Path
 def test_failure_of_the_report_is_every_ranks(tmp_path: Path) -> None:
     source, folder = save_flux(tmp_path), tmp_path / "r.json"
     program = tmp_path / "driver.py"
-    program.write_text("import sys\nfrom pathlib import Path\nfrom tpec import cli\n"
+    program.write_text("import sys\nfrom pathlib import Path\nfrom tpec.command import cli\n"
                        "def full(*_):\n    raise OSError(28, 'No space left on device')\n"
                        "Path.write_text = full\nsys.exit(cli.main(sys.argv[1:]))\n")
     done = torchrun("quantize", source, "-o", tmp_path / "q.safetensors", "--report", folder, "--device", "cpu",

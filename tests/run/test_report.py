@@ -24,7 +24,7 @@ def report(*layers: LayerReport, **more: object) -> Report:
 def test_ratios() -> None:
     assert LAYER.loss_ratio == pytest.approx(0.25)
     both = report(LAYER, replace(LAYER, loss=0.0008, relative_error=0.08))
-    assert both.loss_ratio == pytest.approx(math.sqrt(0.5))
+    assert both.error_ratio == pytest.approx(math.sqrt(0.5))
     assert both.relative_error == pytest.approx(0.04)
 
 
@@ -34,7 +34,7 @@ def test_zero_layers_do_not_break_the_means() -> None:
     assert report(zero).relative_error == 0.0
     assert report(zero, LAYER).relative_error == pytest.approx(0.02)
     assert "a.b" in report(replace(LAYER, loss=0.0)).text()
-    assert report(replace(LAYER, loss=0.0)).loss_ratio == 1.0
+    assert report(replace(LAYER, loss=0.0)).error_ratio == 1.0
 
 
 def test_loss_of_nothing_may_come_out_slightly_negative() -> None:
@@ -43,7 +43,7 @@ def test_loss_of_nothing_may_come_out_slightly_negative() -> None:
     assert slight.loss_ratio < 0 and slight.error_ratio == 0.0
     assert LAYER.error_ratio == pytest.approx(0.5)
     assert "0.000" in report(slight).table()
-    assert report(slight, LAYER).loss_ratio == pytest.approx(0.5)
+    assert report(slight, LAYER).error_ratio == pytest.approx(0.5)
 
 
 def test_text() -> None:
@@ -87,6 +87,11 @@ def test_json_is_plain_and_names_no_folder() -> None:
     assert "/some/folder" not in json.dumps(data)
     assert data["layers"][0]["shape"] == [4, 8]
     assert data["layers"][0]["loss_ratio"] == pytest.approx(0.25)
+    assert data["layers"][0]["error_ratio"] == data["error_ratio"] == data["loss_ratio"] == pytest.approx(0.5)
+
+
+def test_a_layer_comes_back_from_json() -> None:
+    assert LayerReport.from_json(json.loads(json.dumps(LAYER.to_json()))) == LAYER
 
 
 @pytest.mark.parametrize(("name", "expected"), [

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import save_flux, t5xxl_shapes, write_shapes
@@ -11,7 +9,6 @@ from samples import save_flux, t5xxl_shapes, write_shapes
 from tpec.files.checkpoint import open_checkpoint
 from tpec.files.header import TensorInfo
 from tpec.model.plan import LayerPlan, make_plan
-from tpec.run.memory import compute_threads, describe_needs, estimate
 from tpec.run.tasks import Task, make_tasks, split
 from tpec.settings import Settings
 
@@ -61,34 +58,3 @@ def test_tasks_of_a_plan(tmp_path: Path) -> None:
 def test_dropped_tensors_are_no_tasks(tmp_path: Path) -> None:
     plan = make_plan(open_checkpoint(write_shapes(tmp_path / "t5", t5xxl_shapes())), Settings())
     assert not [t for t in make_tasks(plan, frozenset()) if t.layer.name.startswith(("decoder.", "lm_head."))]
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_estimate_does_not_depend_on_the_models_size(tmp_path: Path, device: str) -> None:
-    plans = [make_plan(open_checkpoint(save_flux(tmp_path, f"{n}", single=n)), Settings()) for n in (1, 5)]
-    first, second = (estimate(plan, torch.device(device)) for plan in plans)
-    assert first == second
-    assert (first.device > 0) == (device == "cuda")
-    assert "whatever the model's size" in describe_needs(plans[0], torch.device(device))
-
-
-def test_several_layers_at_a_time_need_more_and_are_told(tmp_path: Path) -> None:
-    checkpoint, cuda = open_checkpoint(save_flux(tmp_path)), torch.device("cuda")
-    plan, near = make_plan(checkpoint, Settings()), make_plan(checkpoint, Settings(method="nearest"))
-    needs = [estimate(plan, cuda, None, threads) for threads in (1, 2, 3)]
-    assert needs[0] == estimate(plan, cuda)
-    assert needs[0].device < needs[1].device < needs[2].device <= 3 * needs[0].device
-    assert needs[0].host < needs[1].host < needs[2].host
-    assert describe_needs(plan, cuda).endswith(f"up to {needs[2].text()} where that is free")
-    assert describe_needs(near, cuda).endswith("size") and "VRAM" in describe_needs(near, cuda)
-    assert describe_needs(plan, torch.device("cpu")).endswith("size")
-
-
-def test_lanes_on_one_card_share_its_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, cuda = make_plan(open_checkpoint(save_flux(tmp_path)), Settings()), torch.device("cuda", 0)
-    one, two, three = (estimate(plan, cuda, None, threads).device for threads in (1, 2, 3))
-    for name in ("memory_reserved", "memory_allocated"):
-        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
-    for free, lanes, expected in ((three, 1, 3), (three, 3, 1), (2 * two, 2, 2), (3 * three, 3, 3), (one, 2, 1)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1 << 40))
-        assert compute_threads(plan, cuda, None, lanes) == expected

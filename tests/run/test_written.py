@@ -16,7 +16,7 @@ from tpec.check.verify import verify
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.plan import make_plan
 from tpec.run.pipeline import quantize
-from tpec.settings import FORMATS, MATMULS, METHODS, Settings
+from tpec.settings import FORMATS, LAYER_MATMULS, METHODS, Settings
 
 NAN_CODES = {0x7F, 0xFF}
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
@@ -71,7 +71,7 @@ def filled(shape: tuple[int, int], fill: str, seed: int, dtype: torch.dtype) -> 
 
 
 layers = st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from(FILLS), st.sampled_from(list(DTYPES)))
-choices = st.fixed_dictionaries({"format": st.sampled_from(FORMATS), "matmul": st.sampled_from(MATMULS),
+choices = st.fixed_dictionaries({"format": st.sampled_from(FORMATS), "matmul": st.sampled_from(LAYER_MATMULS),
                                  "method": st.sampled_from(METHODS), "top_k": st.none() | st.integers(1, 50)})
 
 

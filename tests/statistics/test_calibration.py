@@ -15,7 +15,7 @@ from tpec.errors import TpecError
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.plan import Plan, make_plan
 from tpec.rounding.grid import decode
-from tpec.run.fit import calibrated_metric, centred, check_calibration
+from tpec.run.fit import check_calibration
 from tpec.run.pipeline import quantize
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration, hash_layers, merge
@@ -244,21 +244,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         open_calibration(path).in_memory()
     with pytest.raises(TpecError, match="There is no file"):
         open_calibration(tmp_path / "none").in_memory()
-
-
-def test_the_mean_is_trusted_with_many_tokens_alone() -> None:
-    assert centred(stats(32, 1000), True)
-    assert not centred(stats(32, 1000), False)
-    assert not centred(stats(32, 30), True)
-
-
-@pytest.mark.parametrize("tokens", [1, 5, 4000])
-@pytest.mark.parametrize("sketch", [False, True])
-def test_metric_is_positive_whatever_the_tokens(tokens: int, sketch: bool) -> None:
-    metric = calibrated_metric(stats(32, tokens, sketch=sketch), True, CPU)
-    errors = torch.randn(32, 10, generator=generator())
-    assert metric.loss(errors) > 0
-    assert sorted(metric.order.tolist()) == list(range(32))
 
 
 def flux_plan(folder: Path, **settings: object) -> Plan:

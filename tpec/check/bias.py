@@ -1,18 +1,18 @@
-"""Whether the rounding of a layer's weight can be the reason of what was added to its bias."""
+"""Whether a layer's rounding explains what was added to its bias; the mathematics is in docs/method.md, section 10."""
 
 import torch
 
+#: Iterates of conjugate gradients that are tried.
 _STEPS = 8
 #: Products of float32 are trusted to this share of their factors' norms.
 _EXACT = 1e-5
 
 
 def mean_length(errors: torch.Tensor, change: torch.Tensor, slack: torch.Tensor) -> float:
-    """A length that x must have at least for `change` [out] to be -E x, up to +-`slack` [out]; errors E [out, in].
+    """A lower bound of |x| over all x [in] with -E x = change, up to +-slack.
 
-    Whatever u, |u . E x| is at most |E^T u| |x|, which bounds |x| from below. Unit vectors as u look at each value
-    alone. Conjugate gradients towards E E^T u = change find directions that the change has and E hardly: a bias that
-    was lost or belongs elsewhere takes a longer x with every step, a corrected one never a longer one than the mean.
+    errors: E = Q - W [out, in], any floating dtype. change [out]: what was added to the bias. slack [out], not
+    negative: how far storing may have moved each value. 0 if slack alone explains the change, infinite if no x does.
     """
     size = errors.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
     # In units of the largest error, so that float32 holds the squares.

@@ -1,6 +1,16 @@
-"""A small checkpoint in Flux layout with weights that have structure, for the demo command and for tests."""
+"""The command `demo`: a small checkpoint in Flux layout with weights that have structure, quantized and verified."""
+
+import argparse
 
 import torch
+
+from ..device import choose_devices
+from ..files.checkpoint import open_checkpoint
+from ..files.plain import write_safetensors
+from ..model.plan import make_plan
+from ..run.pipeline import quantize
+from ..settings import Settings
+from .terminal import DONE, FAILED, TerminalProgress
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -52,3 +62,22 @@ def demo_tensors(hidden: int = 256, double: int = 1, single: int = 2) -> dict[st
     generator = torch.Generator().manual_seed(0)
     return {name: torch.ones(shape).bfloat16() if name.endswith("norm.scale") else structured_weight(shape, generator)
             for name, shape in flux_shapes(hidden, double, single).items()}
+
+
+def make_demo(options: argparse.Namespace) -> int:
+    """Write demo_bf16.safetensors and demo_fp8.safetensors into `options.folder`; 1 if verifying finds a fault."""
+    from ..check.verify import verify
+
+    options.folder.mkdir(parents=True, exist_ok=True)
+    source, output = options.folder / "demo_bf16.safetensors", options.folder / "demo_fp8.safetensors"
+    write_safetensors(source, demo_tensors(), {"title": "TPEC demo, Flux layout, made-up weights"})
+    print(f"made {source}")
+    plan = make_plan(open_checkpoint(source), Settings())
+    print(plan.summary())
+    with TerminalProgress(enabled=True) as progress:
+        report = quantize(plan, output, devices=choose_devices("auto"), progress=progress, overwrite=True)
+    print(report.result())
+    result = verify(source, output)
+    print(result.text())
+    print(f"{'verified' if result.ok else 'FAULTY'}: {output}")
+    return DONE if result.ok else FAILED

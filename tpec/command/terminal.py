@@ -1,14 +1,26 @@
-"""Progress for a terminal: a tqdm bar with the layer's name and the time left."""
+"""What a terminal gets: exit codes, one line for a failure, and a tqdm bar with the layer's name and the time left."""
 
+import sys
 import time
 
+from ..errors import TpecError, one_line
 from ..run.progress import Progress
 
+#: Exit codes; wrong usage is argparse's 2.
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+#: What a user gets one sentence about; anything else is a fault of this program.
+FAILURES = (TpecError, OSError, RuntimeError, MemoryError)
+#: Seconds between two changes of the bar.
 _REFRESH = 0.2
 
 
+def complain(message: str) -> None:
+    """One line on stderr, whatever names the message holds."""
+    print("tpec: " + one_line(message), file=sys.stderr)
+
+
 class TerminalProgress:
-    """A progress listener; without tqdm, or when not enabled, it shows nothing."""
+    """A progress listener and a context; without tqdm, or when not `enabled`, it shows nothing."""
 
     def __init__(self, enabled: bool) -> None:
         self._bar = None
@@ -29,6 +41,7 @@ class TerminalProgress:
             self._bar.close()
 
     def __call__(self, event: Progress) -> None:
+        """Show how far the run is, at most every 0.2 seconds; the last event always."""
         now = time.monotonic()
         if self._bar is None or (now - self._shown < _REFRESH and event.done < event.total):
             return

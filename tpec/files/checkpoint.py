@@ -20,8 +20,12 @@ from .shards import index_beside, is_index, model_in, shard_map, siblings
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A validated header. `path` is the file or index, of shards without index the first; `files` hold the data,
-    `digest` is the headers' SHA-256."""
+    """A model whose headers were validated; no tensor has been read.
+
+    path: the file or the index, of shards without an index the first. files: what holds the data; `TensorInfo.file`
+    counts in them. tensors: by name, in the order of the data. metadata: the header's `__metadata__`, of shards all
+    together. digest: SHA-256 of the headers' bytes, hexadecimal.
+    """
 
     path: Path
     files: tuple[Path, ...]
@@ -31,10 +35,12 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
+        """The file's name without folders, for messages and recipes."""
         return self.path.name
 
     @property
     def nbytes(self) -> int:
+        """Bytes of tensor data, headers not counted."""
         return sum(info.nbytes for info in self.tensors.values())
 
     @property
@@ -44,13 +50,18 @@ class Checkpoint:
 
     @property
     def notes(self) -> tuple[str, ...]:
+        """Sentences for the report: none about a file."""
         return ()
 
     def reader(self) -> "Reader":
+        """Open the files. Raises TpecError when one is gone or cannot be read."""
         return Reader(self)
 
     def identity(self) -> dict[str, object]:
-        """What a resumed run compares: header digest, and size and mtime (ns) of every file. Raises TpecError."""
+        """What a resumed run compares: header digest, and size (bytes) and mtime (ns) of every file.
+
+        Raises TpecError when a file is gone.
+        """
         stats = [_state(path) for path in self.files]
         return {"header": self.digest, "size": [s.st_size for s in stats], "mtime_ns": [s.st_mtime_ns for s in stats]}
 
@@ -58,7 +69,8 @@ class Checkpoint:
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Validate the header of a safetensors file, an index of shards whatever its name, or a folder holding one model.
 
-    A shard stands for its whole model. Raises TpecError.
+    A shard stands for its whole model. Raises TpecError when nothing is there, a header is malformed, data is missing
+    or too long, or shards do not fit together.
     """
     path = Path(path)
     if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
@@ -127,11 +139,15 @@ class Reader:
         self.close()
 
     def close(self) -> None:
+        """Close the files; reading ends."""
         for file in self._files:
             file.close()
 
     def read_into(self, info: TensorInfo, buffer: memoryview, offset: int = 0) -> None:
-        """Fill `buffer` with the tensor's bytes from `offset` on."""
+        """Fill `buffer` (any contiguous memory) with the tensor's bytes from `offset` (in bytes) on.
+
+        Raises TpecError when the file has become shorter, OSError when the disk fails.
+        """
         file = self._files[info.file]
         file.seek(info.start + offset)
         view = buffer.cast("B")
@@ -154,13 +170,16 @@ class Reader:
             os.posix_fadvise(self._files[info.file].fileno(), info.start, info.nbytes, os.POSIX_FADV_DONTNEED)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor in its own dtype on the CPU."""
+        """The whole tensor in its own dtype and shape, on the CPU.
+
+        Raises TpecError for a dtype that this PyTorch has not, and as `read_into` does.
+        """
         info = self._checkpoint.tensors[name]
         if info.dtype not in TORCH_DTYPES:
             raise TpecError(f"Tensor '{name}' has dtype {info.dtype}, which this PyTorch cannot hold.")
         raw = torch.empty(info.nbytes, dtype=torch.uint8)
         if info.nbytes:
-            self.read_into(info, memoryview(raw.numpy()))
+            self.read_into(info, raw.numpy().data)
         return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
 

@@ -11,7 +11,11 @@ from .header import MAX_HEADER_BYTES, TensorInfo, make_header
 
 @dataclass(frozen=True)
 class Layout:
-    """Header bytes, all entries by name, the constant ones' content, the file's total size, and notes for people."""
+    """Where everything lies.
+
+    header: the file's first bytes. entries: every tensor by name, `start` from the file's beginning. constants: the
+    bytes of those tensors that are known before the run. nbytes: the file's size. notes: sentences for the report.
+    """
 
     header: bytes
     entries: Mapping[str, TensorInfo]
@@ -22,9 +26,12 @@ class Layout:
 
 def place(shapes: Mapping[str, tuple[str, tuple[int, ...]]], constants: Mapping[str, bytes],
            metadata: Mapping[str, str], foreign: Mapping[str, str]) -> Layout:
-    """Lay out tensors of these dtypes and shapes; `constants` is the content of those that are known already.
+    """Lay out tensors, wide items first so that each is aligned to its item size.
 
-    A header too large for any reader loses the largest entries of `foreign`, the source's own metadata, with a note.
+    shapes: dtype code and shape by name. constants: the bytes of those that are known already. metadata: all that the
+    header will hold. foreign: what of it came from the source.
+
+    A header too large for any reader loses the largest entries of `foreign`, with a note.
     Raises TpecError when that does not help.
     """
     # Wide items first keeps every tensor aligned to its item size, as the reference writer does.

@@ -75,7 +75,7 @@ def model_stem(name: str) -> str:
 def default_output(source: Path, keep_distillation: bool) -> Path:
     """`model.safetensors` -> `model_float8_e4m3fn_scaled_learned[_nodistill]_svd.safetensors`, in the same folder.
 
-    The name is that of the published TPEC script.
+    `source` may be a folder or an index as well. The name is that of the published TPEC script.
     """
     folder, stem = source.parent, model_stem(source.name)
     if os.path.isdir(source):

@@ -25,6 +25,7 @@ _EAGER_BYTES = 1 << 20
 
 
 def partial_path(output: Path) -> Path:
+    """The working file of a run that writes `output`."""
     return output.with_name(output.name + ".partial")
 
 
@@ -35,6 +36,7 @@ def output_lock(output: Path) -> OutputLock:
 
 
 def journal_paths(output: Path) -> list[Path]:
+    """The journals beside the working file, one for each lane that has written; none where there is no such folder."""
     partial = partial_path(output)
     return sorted(partial.parent.glob(_glob_escape(partial.name) + ".journal*")) if partial.parent.is_dir() else []
 
@@ -44,7 +46,7 @@ def _glob_escape(name: str) -> str:
 
 
 def job_digest(layout: Layout, identity: dict[str, object], recipe: dict[str, object]) -> str:
-    """One hash of all that decides the output's bytes: its header, the source's identity, the settings."""
+    """One SHA-256 of all that decides the output's bytes: its header, `Source.identity()`, and the settings."""
     text = json.dumps([hashlib.sha256(layout.header).hexdigest(), identity, recipe], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -101,15 +103,20 @@ class SpoolFile:
         self.close()
 
     def close(self) -> None:
+        """Let go of the file. Raises OSError when the system could not keep what was written."""
         self._file.close()
 
     def allocate(self) -> None:
+        """Give a fresh file its full size and its header. Raises TpecError for what the disk refuses."""
         with disk_errors(self._output):
             self._file.truncate(self._layout.nbytes)
             self._put(0, self._layout.header)
 
     def write(self, name: str, data: bytes | memoryview, offset: int = 0) -> None:
-        """Write bytes of tensor `name` from `offset` within it. Raises TpecError for a place outside the tensor."""
+        """Write bytes of tensor `name` from `offset` (in bytes) within it.
+
+        Raises TpecError for a place outside the tensor and for what the disk refuses.
+        """
         entry = self._layout.entries[name]
         if offset < 0 or offset + memoryview(data).nbytes > entry.nbytes:
             raise TpecError(f"Tensor '{name}' would be written outside its place in {self._output.name}: this is a "
@@ -118,6 +125,7 @@ class SpoolFile:
             self._put(entry.start + offset, data)
 
     def sync(self) -> None:
+        """Wait until the disk has all that was written. Raises TpecError when it refuses."""
         with disk_errors(self._output):
             os.fsync(self._file.fileno())
         if hasattr(os, "posix_fadvise"):
@@ -142,7 +150,10 @@ class Journal:
     """
 
     def __init__(self, output: Path, digest: str, lane: int, spool: SpoolFile, sync_bytes: int = SYNC_BYTES) -> None:
-        """`sync_bytes` of finished tensors are synced and noted at once."""
+        """Open the journal of `lane`; `digest` (`job_digest`) says what job it is for.
+
+        Finished tensors are synced and noted when they make `sync_bytes` bytes. Raises TpecError.
+        """
         self._spool = spool
         self._sync_bytes = sync_bytes
         self._output = output
@@ -157,13 +168,17 @@ class Journal:
         self._pending.append(json.dumps({"job": digest}))
 
     def record(self, name: str, nbytes: int, facts: dict[str, object] | None = None) -> None:
+        """Note that tensor `name`, of `nbytes` bytes in the output, is written; `facts` are for the report.
+
+        Raises TpecError when the disk refuses.
+        """
         self._pending.append(json.dumps({"done": name, "facts": facts}))
         self._bytes += nbytes
         if self._bytes >= self._sync_bytes or time.monotonic() - self._synced > _SYNC_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Sync the data, then the lines that say it is there."""
+        """Sync the data, then the lines that say it is there. Raises TpecError when the disk refuses."""
         self._spool.sync()
         with disk_errors(self._output):
             self._file.write("".join(line + "\n" for line in self._pending))
@@ -174,15 +189,16 @@ class Journal:
         self._synced = time.monotonic()
 
     def close(self) -> None:
+        """Close the journal; what was recorded after the last `flush` does not count."""
         # Lines that a full disk refused are tried once more here; `flush` has raised for them already.
         with contextlib.suppress(OSError):
             self._file.close()
 
 
 def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, object] | None] | None:
-    """Finished tensors and their facts of an earlier run, None when there is none.
+    """Finished tensors of an earlier run and their facts by name, None when there is no run to go on with.
 
-    Raises TpecError when what is there belongs to another job.
+    layout, digest: of the job to be done. Raises TpecError when what is there belongs to another one.
     """
     partial = partial_path(output)
     journals = journal_paths(output)

@@ -1,4 +1,4 @@
-"""A plain safetensors file of tensors that are made one after another (the result of a run is written by `spool`)."""
+"""A plain safetensors file of tensors that are made one after another (the result of a run is written by `partial`)."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ _CODES = {dtype: code for code, dtype in TORCH_DTYPES.items()}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors of any dtype, in this order. Raises OSError."""
+    """Write tensors in this order; dtypes are those of `dtypes.TORCH_DTYPES`. Raises OSError."""
     shapes = {name: (_CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
     write_stream(path, shapes, tensors.values(), metadata)
 

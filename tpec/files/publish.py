@@ -13,7 +13,8 @@ IF_EXISTS = ("error", "number", "overwrite")
 def publish(source: Path, target: Path, if_exists: str = "error") -> Path:
     """Hard-link or copy `source` to `target` atomically and return the path used; `source` stays.
 
-    `if_exists`: "error" refuses, "number" appends _2, _3 ..., "overwrite" replaces. Raises TpecError.
+    `if_exists`: "error" refuses, "number" appends _2, _3 ..., "overwrite" replaces. Folders above `target` are made.
+    Raises TpecError when the name is taken, or for what the disk refuses.
     """
     if if_exists not in IF_EXISTS:
         raise TpecError(f"if_exists is '{if_exists}': it must be one of {', '.join(IF_EXISTS)}.")

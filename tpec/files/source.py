@@ -29,6 +29,7 @@ class TensorReader(Protocol):
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in its own dtype on the CPU, not to be written to. Raises TpecError."""
+        ...
 
     def will_need(self, info: TensorInfo) -> None:
         """A hint that the tensor will be read soon."""
@@ -44,7 +45,8 @@ class Source(Protocol):
     """A model to quantize, described but not loaded.
 
     name: what the user calls it, a file's name without folders. files: those that must not be overwritten meanwhile.
-    metadata: the header metadata that the result inherits. origin: plain data about a model that was no file, for the
+    tensors: by name, in the order in which they are best read. metadata: the header metadata that the result inherits.
+    nbytes: bytes of tensor data. origin: plain data about a model that was no file, for the
     result's recipe, without paths. notes: sentences for the report.
     """
 
@@ -71,16 +73,19 @@ class Source(Protocol):
 
     def identity(self) -> dict[str, object]:
         """Plain data that is another as soon as the weights are. Raises OSError or TpecError when they are gone."""
+        ...
 
     def reader(self) -> TensorReader:
         """Open the weights. Raises OSError or TpecError when they are gone."""
+        ...
 
 
 @dataclass(frozen=True)
 class ComputedModel:
-    """A model in memory, as in a file: `open()` is a context in which its result computes a tensor by name.
+    """A model in memory, described as a file is.
 
-    key: a text that is another as soon as a weight is. The tensors computed must have the dtypes and shapes that
+    open: gives a context; what that yields computes a tensor by name. key: a text that is another as soon as a weight
+    is. The other fields are those of `Source`. The tensors computed must have the dtypes and shapes that
     `tensors` states (`describe_tensors`), on any device; they are computed once each as a rule, one at a time and lane,
     from any thread.
     """
@@ -96,12 +101,15 @@ class ComputedModel:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of tensor data."""
         return sum(info.nbytes for info in self.tensors.values())
 
     def identity(self) -> dict[str, object]:
+        """Plain data that is another as soon as the weights are."""
         return {"model": self.key}
 
     def reader(self) -> "ComputedReader":
+        """Enter the model's context; `close` leaves it."""
         return ComputedReader(self)
 
 
@@ -132,13 +140,17 @@ class ComputedReader:
         self._held: tuple[str, torch.Tensor] | None = None
 
     def close(self) -> None:
+        """Let go of the held tensor and leave the model's context."""
         self._held = None
         self._context.close()
 
     def read_into(self, info: TensorInfo, buffer: memoryview, offset: int = 0) -> None:
-        """Fill `buffer` with the tensor's bytes from `offset` on."""
+        """Fill `buffer` with the tensor's bytes from `offset` (in bytes) on.
+
+        Raises TpecError when the model computes another dtype or shape than it stated.
+        """
         view = buffer.cast("B")
-        view[:] = memoryview(self._bytes(info).numpy())[offset: offset + len(view)]
+        view[:] = self._bytes(info).numpy().data[offset: offset + len(view)]
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in its own dtype on the CPU, which may be the model's own memory."""

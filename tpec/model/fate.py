@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from ..settings import Settings
-from .families import GENERIC, KEEP, QUANTIZE, Family
+from .families import GENERIC, KEEP, QUANTIZE, Action, Family
 from .structure import Structure
 
 _NUMBERED = re.compile(r"\.\d+(?=\.)")
@@ -58,7 +58,8 @@ class Agreement:
         return tuple(notes)
 
 
-def fate(module: str, family: Family, settings: Settings, included: bool, agreement: Agreement) -> tuple[str, str]:
+def fate(module: str, family: Family, settings: Settings, included: bool,
+         agreement: Agreement) -> tuple[Action, str]:
     """Action and reason for a 2-D floating-point weight; `included` says that the user named it."""
     kept = family.kept(module, settings)
     if not agreement.linear(module):

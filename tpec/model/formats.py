@@ -44,7 +44,7 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
     large for any reader loses the largest of the source's own metadata, with a note. Raises TpecError when that does
     not help.
     """
-    default = LayerOptions(full_precision=plan.settings.matmul == "full_precision")
+    default = LayerOptions(full_precision=plan.settings.matmul != "fp8")
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     constants: dict[str, bytes] = {}
     described: dict[str, dict[str, object]] = {}
@@ -59,7 +59,7 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
         _add_layer(shapes, constants, layer, plan, choice)
     if plan.settings.format != "comfy_quant":
         # The legacy form has one flag for all layers.
-        full = "full_precision" in {plan.settings.matmul, *(layer.matmul for layer in plan.layers)}
+        full = plan.settings.matmul != "fp8" or any(layer.matmul == "full_precision" for layer in plan.layers)
         marker = 2 if full else 0
         for part in plan.parts:
             shapes[f"{part.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
@@ -85,7 +85,7 @@ def _published_input_scale(layer: str, plan: Plan) -> bool:
     # The published script repeats the weight's scale as T5's scale_input. It is harmless only where the input is
     # never rounded to FP8, so a file that allows FP8 matmul does not get it.
     part = plan.part(layer)
-    return part is not None and part.family.writes_input_scale and plan.settings.matmul == "full_precision"
+    return part is not None and part.family.writes_input_scale and plan.settings.matmul != "fp8"
 
 
 def _description(choice: LayerOptions) -> dict[str, object]:

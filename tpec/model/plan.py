@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import TpecError
 from ..files.dtypes import FLOATS, byte_count
 from ..files.header import TensorInfo
 from ..files.source import Source
 from ..patterns import matches
-from ..settings import Settings
-from .families import CUSTOM, DROP, KEEP, QUANTIZE, Detection, Family, choose_parts, detect, refuse_incomplete
+from ..settings import LayerMatmul, Settings
+from .families import CUSTOM, DROP, KEEP, QUANTIZE, Action, Detection, Family, choose_parts, detect, refuse_incomplete
 from .fate import Agreement, fate
 from .quantized import refuse_quantized
 from .structure import Structure
@@ -17,25 +18,31 @@ from .structure import Structure
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One tensor's fate. `local` is its name without the file's prefix, `matmul` that of a layer, '' the settings' own.
+    """One tensor's fate.
+
+    info: the tensor in the source. local: its name without the file's prefix. action: QUANTIZE, KEEP or DROP. reason:
+    why, for people. matmul: how ComfyUI is asked to multiply a quantized layer, '' for the settings' own way.
     """
 
     info: TensorInfo
     local: str
-    action: str
+    action: Action
     reason: str
-    matmul: str = ""
+    matmul: LayerMatmul | Literal[""] = ""
 
     @property
     def name(self) -> str:
+        """The tensor's name in the file."""
         return self.info.name
 
     @property
     def dtype(self) -> str:
+        """The source's safetensors dtype code."""
         return self.info.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of a Linear's weight [out, in]."""
         return self.info.shape
 
     @property
@@ -53,9 +60,9 @@ class LayerPlan:
 class Plan:
     """A checkpoint, the settings, what was detected and every tensor's fate, in file order.
 
-    `parts` are the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`).
-    `notes` are sentences for the summary. `bought` is the sentence on what
-    `settings.keep_quality` bought, '' until it is spent.
+    parts: the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`). layers: one
+    entry for every tensor, biases and norms included. notes: sentences for the summary. bought: sentences on what
+    was measured for `settings.keep_quality` and `matmul: auto`, () until that is done.
     """
 
     checkpoint: Source
@@ -63,21 +70,25 @@ class Plan:
     parts: tuple[Detection, ...]
     layers: tuple[LayerPlan, ...]
     notes: tuple[str, ...] = ()
-    bought: str = ""
+    bought: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family:
+        """The main model's layout."""
         return self.parts[0].family
 
     @property
     def prefix(self) -> str:
+        """What the names of the main model's tensors begin with in the file, '' for nothing."""
         return self.parts[0].prefix
 
     @property
     def why(self) -> str:
+        """How the main model was recognised, for people."""
         return self.parts[0].why
 
-    def of(self, action: str) -> tuple[LayerPlan, ...]:
+    def of(self, action: Action) -> tuple[LayerPlan, ...]:
+        """The tensors with this fate, in file order."""
         return tuple(layer for layer in self.layers if layer.action == action)
 
     def part(self, name: str) -> Detection | None:
@@ -106,7 +117,7 @@ class Plan:
             f"{len(quantized)} Linear layers become FP8, {len(kept)} tensors stay as they are"
             + (f", {len(dropped)} are dropped" if dropped else ""),
             *self.notes,
-            *([self.bought] if self.bought else []),
+            *self.bought,
             f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({after / before:.2f} x), format {self.settings.format}",
         ]
         return "\n".join(lines)
@@ -119,11 +130,11 @@ class Plan:
 
 
 def make_plan(checkpoint: Source, settings: Settings, structure: Structure | None = None) -> Plan:
-    """Decide every tensor's fate from header and settings.
+    """Decide every tensor's fate from header and settings; no weight is read.
 
-    `structure` is what the installed ComfyUI says of the diffusion model: a tensor becomes FP8 only if it and the table
-    agree, and a family that only ComfyUI knows gets a generic rule. Raises TpecError for anything that must not be
-    quantized.
+    checkpoint: a file (`open_checkpoint`) or a model in memory. structure: what the installed ComfyUI says of the
+    diffusion model; a tensor becomes FP8 only if it and the table agree, and a family that only ComfyUI knows gets a
+    generic rule. Raises TpecError for anything that must not be quantized.
     """
     _refuse_unknown_dtypes(checkpoint)
     found = _detect(checkpoint, settings, structure)

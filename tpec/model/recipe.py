@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import TpecError
 from ..patterns import matches
-from ..settings import MATMULS, Settings
+from ..settings import LAYER_MATMULS, Settings
 from .families import KEEP, PREFIXES, QUANTIZE
 from .plan import LayerPlan, Plan, make_plan
 from .structure import Structure
@@ -21,13 +21,13 @@ from .structure import Structure
 VERSION = 1
 FP8, HIGH = "fp8", "keep"
 _MOST_BYTES = 64 << 20
-_FIELDS = {"format": (FP8, HIGH), "matmul": MATMULS}
+_FIELDS = {"format": (FP8, HIGH), "matmul": LAYER_MATMULS}
 _LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of one layer: `format` is FP8 or HIGH, `matmul` one of MATMULS or '' (the settings' own)."""
+    """What becomes of one layer: `format` is FP8 or HIGH, `matmul` one of LAYER_MATMULS or '' (the settings' own)."""
 
     format: str
     matmul: str = ""
@@ -52,7 +52,8 @@ def recipe_of(plan: Plan, structure: Structure | None = None) -> Recipe:
     layers, possible = {}, _possible(plan, structure)
     for layer in plan.layers:
         if layer.action == QUANTIZE:
-            layers[bare(layer, plan)] = Choice(FP8, layer.matmul or plan.settings.matmul, layer.reason)
+            own = "fp8" if plan.settings.matmul == "fp8" else "full_precision"
+            layers[bare(layer, plan)] = Choice(FP8, layer.matmul or own, layer.reason)
         elif layer.name in possible:
             layers[bare(layer, plan)] = Choice(HIGH, "", layer.reason)
     return Recipe(layers, plan.checkpoint.name, plan.family.name)

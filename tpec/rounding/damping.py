@@ -26,6 +26,7 @@ class Damping:
     most: float
 
     def share(self, width: int, tokens: int) -> float:
+        """What to add to the diagonal of a matrix [width, width] of `tokens` samples, in units of its mean."""
         return min(max(self.shrinkage * width / max(tokens, 1), self.least), self.most)
 
 
@@ -48,6 +49,6 @@ def damped(matrix: torch.Tensor, share: float, factor: Callable[[torch.Tensor], 
         torch.add(plain, share * _STEP**attempt, out=diagonal)
         try:
             return factor(matrix)
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
             continue
     raise TpecError("The calibration holds a matrix that is not positive: collect it anew.")

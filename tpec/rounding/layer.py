@@ -1,6 +1,8 @@
 """Quantize one Linear weight: scale, rounding, and what it cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -15,25 +17,68 @@ from .scale import absmax, absmax_scale, sample_rows, search_scale
 from .trim import principal_error, trim_principal
 
 #: Weights held in float32 at a time, by device type: few launches on a GPU, little memory on a CPU.
-CHUNK_ITEMS = {"cuda": 1 << 26}
-CHUNK_ITEMS_ELSEWHERE = 1 << 23
+_CHUNK = {"cuda": 1 << 26}
+_CHUNK_ELSEWHERE = 1 << 23
 
-FACTS = ("weight_norm2", "error2", "nearest_error2", "loss", "nearest_loss", "saturated",
-         "principal_before", "principal_after", "sweeps", "vanished")
+
+class Facts(NamedTuple):
+    """What rounding a weight cost; float32 0-d tensors on its device, or on the host once they came over.
+
+    weight_norm2, error2 and nearest_error2 are |W|^2, |Q - W|^2 and the same of round to nearest; loss and nearest_loss
+    are tr(E M E^T) of both: all in units of the square of the absmax scale. saturated counts weights beyond +-448 of
+    the scale, sweeps those of coordinate descent that were made. principal_before and principal_after are
+    u_1^T E v_1 of round to nearest and of the result: of a whole layer |.| / sigma_1, of a chunk of rows signed and in
+    the components' unit; zero without components, whose few moves error2 and saturated do not count.
+    vanished counts weights that became zero, once `with_vanished` counted them.
+    """
+
+    weight_norm2: torch.Tensor
+    error2: torch.Tensor
+    nearest_error2: torch.Tensor
+    loss: torch.Tensor
+    nearest_loss: torch.Tensor
+    saturated: torch.Tensor
+    principal_before: torch.Tensor
+    principal_after: torch.Tensor
+    sweeps: torch.Tensor
+    vanished: torch.Tensor
+
+    def stack(self) -> torch.Tensor:
+        """All in one tensor [len(Facts._fields)], for one way to the host."""
+        return torch.stack(tuple(self))
+
+    @classmethod
+    def of(cls, stacked: torch.Tensor) -> "Facts":
+        """What `stack` was made of, as views."""
+        return cls(*stacked.unbind())
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """codes [out, in] float8_e4m3fn, scale float32 0-d, facts float32 [len(FACTS)], all on the weight's device."""
+    """codes [out, in] float8_e4m3fn, scale float32 0-d, and what that cost; all on the weight's device."""
 
     codes: torch.Tensor
     scale: torch.Tensor
-    facts: torch.Tensor
+    facts: Facts
 
 
-def chunk_items(device: torch.device) -> int:
+@dataclass(frozen=True)
+class Rounding:
+    """How a weight is rounded: by error feedback on `metric`, then at most `sweeps` of coordinate descent.
+
+    With `components` (of the weight that the metric was made for) the published objective of their first pair is driven
+    to zero at the end. With `coupling` rows are rounded together, and the loss counts so.
+    """
+
+    metric: Metric
+    sweeps: int
+    components: Components | None = None
+    coupling: RowCoupling | None = None
+
+
+def chunk_size(device: torch.device) -> int:
     """How many weights are rounded at a time on a device."""
-    return CHUNK_ITEMS.get(device.type, CHUNK_ITEMS_ELSEWHERE)
+    return _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
 
 
 def check_finite(name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -44,103 +89,138 @@ def check_finite(name: str, weight: torch.Tensor) -> torch.Tensor:
     return largest
 
 
-def quantize_nearest(weight: torch.Tensor, largest: torch.Tensor, items: int, tick: Tick = no_tick) -> Quantized:
-    """Round W [out, in] of any float dtype to nearest with the absmax scale, `items` weights at a time."""
+def quantize_nearest(weight: torch.Tensor, largest: torch.Tensor, chunk: int, tick: Tick = no_tick) -> Quantized:
+    """Round W [out, in] of any float dtype to nearest with the absmax scale, `chunk` weights at a time.
+
+    `largest` is max |W|, float32 0-d.
+    """
     scale = absmax_scale(largest)
     codes = torch.empty(weight.shape, dtype=FP8, device=weight.device)
-    facts = torch.zeros(len(FACTS), device=weight.device)
-    for begin, end in row_chunks(*weight.shape, items):
+    zero = torch.zeros((), device=weight.device)
+    norm2, error2 = zero, zero
+    for begin, end in row_chunks(weight.shape, chunk):
         scaled = weight[begin:end].float() / scale
         values = nearest(scaled)
         codes[begin:end] = encode(values)
-        error2 = total((values - scaled).square())
-        facts[:5] += torch.stack([total(scaled.square()), error2, error2, error2, error2])
+        norm2, error2 = norm2 + total(scaled.square()), error2 + total((values - scaled).square())
         tick()
-    return Quantized(codes, scale, facts)
+    return Quantized(codes, scale, Facts(norm2, error2, error2, error2, error2, zero, zero, zero, zero, zero))
 
 
-def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, metric: Metric, sweeps: int,
-                  components: Components | None, items: int, tick: Tick = no_tick,
-                  coupling: RowCoupling | None = None) -> Quantized:
-    """Error feedback and at most `sweeps` of coordinate descent on `metric`; never worse on it than round to nearest.
+def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, rounding: Rounding, chunk: int,
+                  tick: Tick = no_tick) -> Quantized:
+    """Round W [out, in] of any float dtype as `rounding` says; never worse on its metric than round to nearest.
 
-    W [out, in] of any float dtype is rounded `items` weights at a time. With `components` the published objective of
-    their first pair is driven to zero at the end; with `coupling` rows are rounded together and the loss counts so.
+    `largest` is max |W|, float32 0-d. About `chunk` weights are held in float32 at a time. `tick` may raise to stop.
     """
-    device, (rows, columns) = weight.device, weight.shape
     base = absmax_scale(largest)
-    order = metric.order
-    sample = weight[sample_rows(rows, columns, device)].mT[order].float()
-    scale = search_scale(sample, metric.diagonal, base)
-    del sample
-    codes = torch.empty(weight.shape, dtype=FP8, device=device)
-    fallback = torch.empty(weight.shape, dtype=FP8, device=device)
-    facts, made = torch.zeros(len(FACTS), device=device), 0
-    back = order.argsort()
-    for begin, end in row_chunks(rows, columns, items, coupling.run if coupling else 1):
-        part = _round_chunk(weight[begin:end], metric, scale, base, sweeps, tick, coupling, components, begin)
-        codes[begin:end] = _in_file_order(part.values, back)
-        fallback[begin:end] = _in_file_order(part.nearest, back)
-        facts[:8] += part.facts
-        made = max(made, part.sweeps)
-        del part
-    better = facts[3] < facts[4]
-    codes = torch.where(better, codes.view(torch.uint8), fallback.view(torch.uint8)).view(FP8)
+    scale = _best_scale(weight, rounding.metric, base)
+    codes, near_codes, facts = _round_rows(weight, rounding, scale, base, chunk, tick)
+    better = facts.loss < facts.nearest_loss
+    codes = torch.where(better, codes.view(torch.uint8), near_codes.view(torch.uint8)).view(FP8)
     scale = torch.where(better, scale, base)
-    facts = torch.where(better, facts, _as_nearest(facts))
-    facts[8].fill_(made)
-    if components is not None:
-        unit = (scale / base).square()
-        codes, rise = trim_principal(weight, codes, scale, components, metric, facts[7], (facts[4] - facts[3]) / unit)
-        facts[3] += rise * unit
-        facts[7] = principal_error(weight, codes, scale, components, items)
-        facts[6:8] = facts[6:8].abs() / components.first_value
-    return Quantized(codes, scale, facts)
+    facts = facts._replace(error2=torch.where(better, facts.error2, facts.nearest_error2),
+                           loss=torch.where(better, facts.loss, facts.nearest_loss),
+                           saturated=facts.saturated * better,
+                           principal_after=torch.where(better, facts.principal_after, facts.principal_before))
+    return _trimmed(weight, Quantized(codes, scale, facts), base, rounding, chunk)
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Codes [n, rows] in the metric's order, and the first facts; the principal errors among them are signed."""
+def _best_scale(weight: torch.Tensor, metric: Metric, base: torch.Tensor) -> torch.Tensor:
+    rows = sample_rows(weight.shape[0], weight.shape[1], weight.device)
+    return search_scale(weight[rows].mT[metric.order].float(), metric.diagonal, base)
 
-    values: torch.Tensor
+
+def _trimmed(weight: torch.Tensor, found: Quantized, base: torch.Tensor, rounding: Rounding, chunk: int) -> Quantized:
+    """With the published objective driven to zero, for no more loss than was won against round to nearest.
+
+    The codes of `found` are changed in place. Without components there is no such objective.
+    """
+    components, scale, facts = rounding.components, found.scale, found.facts
+    if components is None:
+        return found
+    unit = (scale / base).square()
+    room = (facts.nearest_loss - facts.loss) / unit
+    codes, rise = trim_principal(weight, found.codes, scale, components, rounding.metric, facts.principal_after, room)
+    after = principal_error(weight, codes, scale, components, chunk)
+    sigma = components.first_value
+    return Quantized(codes, scale, facts._replace(loss=facts.loss + rise * unit,
+                                                  principal_before=facts.principal_before.abs() / sigma,
+                                                  principal_after=after.abs() / sigma))
+
+
+def _round_rows(weight: torch.Tensor, rounding: Rounding, scale: torch.Tensor, base: torch.Tensor, chunk: int,
+                tick: Tick) -> tuple[torch.Tensor, torch.Tensor, Facts]:
+    """Codes [out, in] with `scale`, those of round to nearest with `base`, and the facts of all rows together."""
+    codes = torch.empty(weight.shape, dtype=FP8, device=weight.device)
+    near_codes = torch.empty(weight.shape, dtype=FP8, device=weight.device)
+    back, parts = rounding.metric.order.argsort(), []
+    for begin, end in row_chunks(weight.shape, chunk, rounding.coupling.run if rounding.coupling else 1):
+        part = _round_chunk(weight[begin:end], rounding, scale, base, begin, tick)
+        codes[begin:end] = _in_file_order(part.codes, back)
+        near_codes[begin:end] = _in_file_order(part.nearest, back)
+        parts.append(part.facts)
+        del part
+    return codes, near_codes, _joined(parts)
+
+
+def _joined(parts: Sequence[Facts]) -> Facts:
+    """The facts of all chunks of rows: sums, and the most sweeps that any of them took."""
+    if len(parts) == 1:
+        return parts[0]
+    summed = parts[0].stack()
+    for part in parts[1:]:
+        summed += part.stack()
+    return Facts.of(summed)._replace(sweeps=torch.stack([part.sweeps for part in parts]).max())
+
+
+class _Chunk(NamedTuple):
+    """Rows that are rounded: codes [n, rows] in the metric's order, those of round to nearest, facts of a chunk."""
+
+    codes: torch.Tensor
     nearest: torch.Tensor
-    facts: torch.Tensor
-    sweeps: int
+    facts: Facts
 
 
-def _round_chunk(weight: torch.Tensor, metric: Metric, scale: torch.Tensor, base: torch.Tensor, sweeps: int, tick: Tick,
-                 coupling: RowCoupling | None, components: Components | None, begin: int) -> _Chunk:
-    """Round rows of a weight, those from `begin` on; facts are in units of `base` so that both scales compare."""
-    def measure(errors: torch.Tensor, unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        loss = metric.loss(errors, coupling.weigh(errors, begin) if coupling else None)
-        relative = (unit / base).square()
-        along = unit * _along(errors, components, metric.order, begin) if components else torch.zeros_like(loss)
-        return loss * relative, total(errors.square()) * relative, along
-
+def _round_chunk(weight: torch.Tensor, rounding: Rounding, scale: torch.Tensor, base: torch.Tensor, begin: int,
+                 tick: Tick) -> _Chunk:
+    """Round rows of a weight, those from `begin` on; the facts are in units of `base` so that both scales compare."""
+    metric, sweeps = rounding.metric, rounding.sweeps
     plain = weight.mT[metric.order].float()
     scaled = plain / base
     norm2 = total(scaled.square())
-    near = nearest(scaled)
-    near_codes = encode(near)
-    near_loss, near2, near_along = measure(near.sub_(scaled), base)
-    del near
+    values = nearest(scaled)
+    near_codes = encode(values)
+    # Here and below buffers change their meaning in place: a chunk is held in float32 as few times as may be.
+    near = _cost(values.sub_(scaled), rounding, begin)
+    del values
     scaled = plain.div_(scale)
-    saturated = (scaled.abs() > FP8_MAX).sum()
-    if coupling is not None:
-        values, errors, made = coupling.round(scaled, begin, metric, sweeps, tick)
+    saturated = (scaled.abs() > FP8_MAX).sum().float()
+    if rounding.coupling is not None:
+        values, errors, done = rounding.coupling.round(scaled, begin, metric, sweeps, tick)
     else:
         values, errors = feedback(scaled, metric, tick)
-        made = improve(values, errors, metric, sweeps, tick)
-    loss, error2, along = measure(errors, scale)
-    facts = torch.stack([norm2, error2, near2, loss, near_loss, saturated.float(), near_along, along])
-    return _Chunk(encode(values), near_codes, facts, made)
+        done = improve(values, errors, metric, sweeps, tick)
+    cost, unit = _cost(errors, rounding, begin), (scale / base).square()
+    facts = Facts(norm2, cost.error2 * unit, near.error2, cost.loss * unit, near.loss, saturated, base * near.along,
+                  scale * cost.along, torch.full_like(norm2, done), torch.zeros_like(norm2))
+    return _Chunk(encode(values), near_codes, facts)
 
 
-def _as_nearest(facts: torch.Tensor) -> torch.Tensor:
-    facts = facts.clone()
-    facts[1], facts[3], facts[7] = facts[2], facts[4], facts[6]
-    facts[5].zero_()
-    return facts
+class _Cost(NamedTuple):
+    """Of errors in units of a scale: tr(E M E^T), |E|^2 in units of its square, u_1^T E v_1 in units of it."""
+
+    loss: torch.Tensor
+    error2: torch.Tensor
+    along: torch.Tensor
+
+
+def _cost(errors: torch.Tensor, rounding: Rounding, begin: int) -> _Cost:
+    """What errors [n, rows] cost, of the rows from `begin` on."""
+    coupling, components = rounding.coupling, rounding.components
+    loss = rounding.metric.loss(errors, coupling.weigh(errors, begin) if coupling else None)
+    along = _along(errors, components, rounding.metric.order, begin) if components else torch.zeros_like(loss)
+    return _Cost(loss, total(errors.square()), along)
 
 
 def _along(errors: torch.Tensor, components: Components, order: torch.Tensor, begin: int) -> torch.Tensor:
@@ -149,24 +229,27 @@ def _along(errors: torch.Tensor, components: Components, order: torch.Tensor, be
     return (components.first_right[order] @ errors) @ rows / components.unit
 
 
-def count_vanished(weight: torch.Tensor, quantized: Quantized, items: int) -> None:
-    """Note in the facts how many weights that are not zero became zero, `items` of them at a time.
-
-    A few weights that are far too large make the scale so coarse that the others vanish, and no norm of the whole shows
-    it.
-    """
-    for begin, end in row_chunks(*weight.shape, items):
-        lost = (quantized.codes[begin:end].view(torch.uint8) & 0x7F).eq_(0).logical_and_(weight[begin:end])
-        quantized.facts[FACTS.index("vanished")] += lost.sum()
-
-
 def _in_file_order(codes: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     return codes.view(torch.uint8)[back].mT.view(FP8)
 
 
+def with_vanished(weight: torch.Tensor, found: Quantized, chunk: int) -> Quantized:
+    """`found` with the number of weights that became zero though they were not, `chunk` of them looked at at a time.
+
+    A few weights that are far too large make the scale so coarse that the others vanish, and no norm of the whole shows
+    it.
+    """
+    lost = [(found.codes[a:b].view(torch.uint8) & 0x7F).eq_(0).logical_and_(weight[a:b]).sum().float()
+            for a, b in row_chunks(weight.shape, chunk)]
+    return Quantized(found.codes, found.scale, found.facts._replace(vanished=torch.stack(lost).sum()))
+
+
 def corrected_bias(weight: torch.Tensor, quantized: Quantized, bias: torch.Tensor, mean: torch.Tensor,
-                   items: int) -> torch.Tensor:
-    """The bias [out] less (Q - W) E[x], so that the layer's mean output stays; `mean` is E[x] [in], float32."""
+                   chunk: int) -> torch.Tensor:
+    """The bias [out] less (s Q - W) E[x], in its dtype, so that the layer's mean output stays.
+
+    `mean` is E[x] [in], float32; W is read `chunk` weights at a time.
+    """
     shift = [(decode(quantized.codes[a:b], quantized.scale) - weight[a:b].float()) @ mean
-             for a, b in row_chunks(*weight.shape, items)]
+             for a, b in row_chunks(weight.shape, chunk)]
     return (bias.float() - torch.cat(shift)).to(bias.dtype)

@@ -16,35 +16,64 @@ from .reproducible import cholesky, cholesky_inverse, total
 
 
 class Metric(Protocol):
-    """The two linear maps that rounding needs, `block` columns by `block` columns.
+    """M [n, n] as rounding needs it: by blocks of at most `block` columns, in rounding order.
 
-    `order` [n] puts the columns into rounding order; all else is in that order. `start(errors)` makes the running
-    state of a chunk of rows and `begin(errors)` that of rows of which nothing is rounded yet, whatever `errors` holds;
-    `push` tells it that errors[begin:end] grew by `change`. `aim` writes to `out` what to round a block's weights to
-    when the columns behind it are still open, `descent` gives what to round its `values` to when all are rounded.
-    `loss` is tr(E M E^T), or tr(F M E^T) with the errors F = S E weighed by how rows count together.
+    `order` [n] int64 puts the columns of a weight into that order; everything else is in it. `diagonal` [n] float32 is
+    that of M. E [n, rows] float32 are the errors of a chunk of rows, in units of the scale; those of a block are
+    E[begin:end] [b, rows]. What the metric must know of all errors to deal with one block is its state, which `start`
+    or `begin` makes and `push` keeps up to date; it may be E itself.
     """
 
     order: torch.Tensor
     diagonal: torch.Tensor
     block: int
 
-    def start(self, errors: torch.Tensor) -> torch.Tensor: ...
+    def start(self, errors: torch.Tensor) -> torch.Tensor:
+        """The state of a chunk of rows that is rounded already; it may share memory with `errors` [n, rows]."""
+        ...
 
-    def begin(self, errors: torch.Tensor) -> torch.Tensor: ...
+    def begin(self, errors: torch.Tensor) -> torch.Tensor:
+        """The state of a chunk of rows of which nothing is rounded yet.
 
-    def push(self, state: torch.Tensor, begin: int, end: int, change: torch.Tensor) -> None: ...
+        `errors` [n, rows] is where the caller will write them, block by block; what it holds now means nothing.
+        """
+        ...
 
-    def aim(self, weights: torch.Tensor, state: torch.Tensor, begin: int, end: int, out: torch.Tensor) -> None: ...
+    def push(self, state: torch.Tensor, begin: int, end: int, change: torch.Tensor) -> None:
+        """Bring `state` up to date: E[begin:end] has grown by `change` [b, rows], and the caller has written that."""
+        ...
 
-    def feedback_coupling(self, begin: int, end: int) -> torch.Tensor: ...
+    def aim(self, weights: torch.Tensor, state: torch.Tensor, begin: int, end: int, out: torch.Tensor) -> None:
+        """Write to `out` [b, rows] what the block's `weights` [b, rows] are best rounded to, given all blocks before.
+
+        The columns behind it are still open. What columns of the block do to each other is `feedback_coupling`.
+        """
+        ...
+
+    def feedback_coupling(self, begin: int, end: int) -> torch.Tensor:
+        """[b, b], of which the kernel reads what is above the diagonal: an error e_i moves the target of column j > i
+        by -[i, j] e_i."""
+        ...
 
     def descent(self, values: torch.Tensor, state: torch.Tensor, errors: torch.Tensor, begin: int,
-                end: int) -> torch.Tensor: ...
+                end: int) -> torch.Tensor:
+        """[b, rows]: what the block's `values` [b, rows] are best rounded to, each given that all others stay.
 
-    def descent_coupling(self, begin: int, end: int) -> torch.Tensor: ...
+        That is value - (M E)_j / M_jj; `errors` [n, rows] are those of all columns.
+        """
+        ...
 
-    def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor: ...
+    def descent_coupling(self, begin: int, end: int) -> torch.Tensor:
+        """[b, b]: a value i that moves by d moves the target of column j > i of the block by -[i, j] d."""
+        ...
+
+    def gradient(self, errors: torch.Tensor) -> torch.Tensor:
+        """M E [n, rows] for errors [n, rows], in new memory: half the gradient of the loss."""
+        ...
+
+    def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor:
+        """tr(E^T M E), 0-d; or tr(F^T M E) with `weighed` F = E S [n, rows], the errors as rows count together."""
+        ...
 
 
 class LowRankMetric:
@@ -75,8 +104,9 @@ class LowRankMetric:
         # Positive definite by its making: not checking spares the device a stop.
         coupling = unit_upper(torch.eye(self.block, device=v.device) + v @ inverses[1:] @ v.mT, check=False)
         pull = v @ inverses[:-1]
-        # Shifted so that the kernel can measure every error from the weight itself. Lists, since taking slices of
-        # tensors one by one is what Python would spend its time on.
+        # The kernel counts a column's error from its weight, not from the target that earlier blocks gave it; that
+        # difference, known before the block begins, is added to the pull here. Lists, since taking slices of tensors
+        # one by one is what Python would spend its time on.
         self._pulls = (pull + coupling.triu(1).mT @ pull).unbind()
         self._couplings = coupling.unbind()
         self._parts = self._vectors.mT.split(self.block, 1)
@@ -99,7 +129,6 @@ class LowRankMetric:
         return coupling if size == self.block else coupling[:size, :size].contiguous()
 
     def gradient(self, errors: torch.Tensor) -> torch.Tensor:
-        """M E for errors [n, rows]."""
         return errors + (self._vectors * self._strength) @ self.start(errors)
 
     def descent(self, values: torch.Tensor, state: torch.Tensor, errors: torch.Tensor, begin: int,
@@ -159,9 +188,11 @@ class DenseMetric:
         return [rows[:, at * self.block: at * self.block + len(rows)].mT.contiguous()
                 for at, rows in enumerate(self._rows)]
 
+    def gradient(self, errors: torch.Tensor) -> torch.Tensor:
+        return (self._scaled @ errors).mul_(self.diagonal[:, None])
+
     def loss(self, errors: torch.Tensor, weighed: torch.Tensor | None = None) -> torch.Tensor:
-        gradient = (self._scaled @ errors).mul_(self.diagonal[:, None])
-        return total(gradient.mul_(errors if weighed is None else weighed))
+        return total(self.gradient(errors).mul_(errors if weighed is None else weighed))
 
 
 def unit_upper(matrix: torch.Tensor, *, check: bool = True) -> torch.Tensor:

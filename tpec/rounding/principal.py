@@ -4,7 +4,7 @@ TPEC (Top-Principal Error Correction, Clybius) wants u_1^T (Q - W) v_1 = 0 for t
 error of every row along all leading right singular vectors is held down.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,23 +35,27 @@ class Components:
     unit: torch.Tensor
 
 
-def row_chunks(rows: int, columns: int, items: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """Split rows so that a chunk holds about `items` weights, in whole multiples of `multiple` rows."""
-    step = max(1, min(rows, items // max(columns, 1)) // multiple) * multiple
+def row_chunks(shape: Sequence[int], chunk: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Split the rows of a weight of `shape` [rows, n] so that each part holds about `chunk` of its values.
+
+    Returns begin and end of each part; all but the last have whole multiples of `multiple` rows.
+    """
+    rows, columns = shape
+    step = max(1, min(rows, chunk // max(columns, 1)) // multiple) * multiple
     return [(begin, min(begin + step, rows)) for begin in range(0, rows, step)]
 
 
-def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, items: int,
+def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, chunk: int,
                          tick: Tick = no_tick, directions: Directions | None = None) -> Components:
     """Randomized subspace iteration (Halko et al. 2011, arXiv:0909.4061) on W [rows, n] of any float dtype.
 
-    Works through chunks of about `items` weights in float32, so W is never held in float32 as a whole, and in units of
+    Works through chunks of about `chunk` weights in float32, so W is never held in float32 as a whole, and in units of
     its largest magnitude, so that neither huge nor tiny weights leave float32's range. It starts from
     `directions`, which a caller with many weights keeps.
     """
     unit = torch.where(largest > 0, largest, torch.ones_like(largest))
     rows, n = weight.shape
-    parts = _Parts(weight, items)
+    parts = _Parts(weight, chunk)
     width = min(max(k, _NARROW), rows, n)
     basis = (directions or start_directions()).matrix(n, width, weight.device)
     for step in range(_POWER_STEPS):
@@ -67,9 +71,9 @@ def principal_components(weight: torch.Tensor, largest: torch.Tensor, k: int, it
 class _Parts:
     """A weight's chunks of rows in float32, made when asked for; a weight of a single chunk is kept."""
 
-    def __init__(self, weight: torch.Tensor, items: int) -> None:
+    def __init__(self, weight: torch.Tensor, chunk: int) -> None:
         self._weight = weight
-        self._chunks = row_chunks(*weight.shape, items)
+        self._chunks = row_chunks(weight.shape, chunk)
         self._only = weight.float() if len(self._chunks) == 1 else None
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -96,9 +100,11 @@ def _first_vector(parts: _Parts, unit: torch.Tensor, basis: torch.Tensor, tick: 
 
 
 def _orthonormal(basis: torch.Tensor, passes: int) -> torch.Tensor:
-    """Orthonormal columns spanning `basis` [n, m]: shifted Cholesky QR (Fukaya et al. 2020), thrice to be exact.
+    """Orthonormal columns spanning `basis` [n, m]: shifted Cholesky QR (Fukaya et al. 2020).
 
-    Matrix products instead of Householder steps make it many times faster than linalg.qr on a GPU.
+    Three passes make them orthonormal to float32's last digits; with the TF32 products of a run on a GPU to about 1e-3,
+    which is enough to steer rounding. Matrix products instead of Householder steps make it many times faster than
+    linalg.qr on a GPU.
     """
     eye = torch.eye(basis.shape[1], device=basis.device)
     result = basis
@@ -122,7 +128,10 @@ def _gram_product(parts: _Parts, unit: torch.Tensor, basis: torch.Tensor, tick: 
 
 
 def data_free_metric(components: Components, strength: float) -> LowRankMetric:
-    """I + c V V^T, columns in order of falling leverage so that the ones that matter are rounded first."""
+    """I + c V V^T with V = `components.right` and c = `strength`.
+
+    Columns go in order of falling leverage, so that the ones that matter are rounded first.
+    """
     right = components.right
     order = right.square().sum(1).argsort(descending=True, stable=True)
     return LowRankMetric(right, torch.full((right.shape[1],), strength, device=right.device), order)

@@ -10,7 +10,7 @@ import torch
 from ..statistics.gradients import GradientStats
 from .damping import Damping, damped, scaled
 from .feedback import Tick, feedback, improve, no_tick
-from .metric import DenseMetric, unit_upper
+from .metric import Metric, unit_upper
 
 #: Groups of rows per run. More are better and slower, each doubling less so.
 GROUPS = 8
@@ -18,7 +18,10 @@ _DAMPING = Damping(4.0, 0.03, 0.3)
 
 
 class RowCoupling:
-    """A layer's damped output statistics, ready for rounding its rows; on one device."""
+    """A layer's damped output statistics S [runs, run, run], ready for rounding its rows; on `device`.
+
+    Raises TpecError when they are not positive.
+    """
 
     def __init__(self, stats: GradientStats, device: torch.device) -> None:
         self._matrix = stats.second_moment(device)
@@ -46,27 +49,35 @@ class RowCoupling:
         return self._merged(self._runs(errors).transpose(0, 1) @ self._chunk(self._matrix, errors, begin),
                             errors.shape[1])
 
-    def round(self, weights: torch.Tensor, begin: int, metric: DenseMetric, sweeps: int,
+    def round(self, weights: torch.Tensor, begin: int, metric: Metric, sweeps: int,
               tick: Tick = no_tick) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """(values, errors) [n, rows] of weights [n, rows] in units of the scale, rows from `begin` on; sweeps made."""
+        """Values and errors [n, rows], and how many sweeps were made (the most of any group).
+
+        weights [n, rows] are in units of the scale, in the metric's order, of the rows from `begin` on, a multiple of
+        `run`.
+        """
         targets = self._runs(weights)
         n, runs, _ = targets.shape
-        values, most = torch.empty_like(targets), 0
-        made = weights.new_empty(runs, n, 0)
+        values, sweeps_done = torch.empty_like(targets), 0
+        # Errors of the groups before, [runs, n, rows so far].
+        earlier = weights.new_empty(runs, n, 0)
         for group, pull in zip(self._groups, self._pulls, strict=True):
             wanted = targets[:, :, group]
-            if made.shape[2]:
-                wanted = wanted - (made @ self._chunk(pull, weights, begin)).transpose(0, 1)
+            if earlier.shape[2]:
+                wanted = wanted - (earlier @ self._chunk(pull, weights, begin)).transpose(0, 1)
             wanted = wanted.reshape(n, -1)
             rounded, errors = feedback(wanted, metric, tick)
-            most = max(most, improve(rounded, errors, metric, sweeps, tick))
+            sweeps_done = max(sweeps_done, improve(rounded, errors, metric, sweeps, tick))
             values[:, :, group] = rounded.view(n, runs, -1)
-            made = torch.cat([made, (values[:, :, group] - targets[:, :, group]).transpose(0, 1)], 2)
+            earlier = torch.cat([earlier, (values[:, :, group] - targets[:, :, group]).transpose(0, 1)], 2)
         result = values.reshape(n, -1)[:, : weights.shape[1]]
-        return result, result - weights, most
+        return result, result - weights, sweeps_done
 
     def _runs(self, tensor: torch.Tensor) -> torch.Tensor:
-        """[n, rows] as [n, runs, run]; rows that fill up the layer's last run are zero, and S keeps them so."""
+        """[n, rows] as [n, runs, run]; the last run of the layer is padded with rows of zeros.
+
+        S is zero there, so they stay zero and cost nothing.
+        """
         n, rows = tensor.shape
         runs = -(-rows // self.run)
         return torch.nn.functional.pad(tensor, (0, runs * self.run - rows)).view(n, runs, self.run)

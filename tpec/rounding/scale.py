@@ -8,7 +8,7 @@ from .grid import FP8_MAX, round_to_grid
 #: saturates. Beyond an octave the grid repeats itself.
 TOPS = (448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0, 240.0)
 #: Weights looked at per candidate.
-SAMPLE_ITEMS = 1 << 20
+SAMPLE_WEIGHTS = 1 << 20
 
 
 def absmax(weight: torch.Tensor) -> torch.Tensor:
@@ -24,15 +24,16 @@ def absmax_scale(largest: torch.Tensor) -> torch.Tensor:
 
 
 def sample_rows(rows: int, columns: int, device: torch.device | None = None) -> torch.Tensor:
-    """Evenly spread row indices [m] whose weights number about SAMPLE_ITEMS."""
-    count = max(1, min(rows, SAMPLE_ITEMS // max(columns, 1)))
+    """Evenly spread row indices [m] whose weights number about SAMPLE_WEIGHTS."""
+    count = max(1, min(rows, SAMPLE_WEIGHTS // max(columns, 1)))
     return torch.arange(count, device=device) * rows // count
 
 
 def search_scale(sample: torch.Tensor, importance: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """The scale of least squared rounding error of `sample` [n, m], its columns weighted by `importance` [n].
+    """The scale, float32 0-d, of least squared rounding error of some rows of a weight.
 
-    `base` is the absmax scale; candidates are base * 448 / TOPS.
+    `sample` [n, m] holds them transposed, float32: n inputs by m rows; errors of input j count `importance` [n] j
+    times. `base` is the absmax scale, 0-d; candidates are base * 448 / TOPS.
     """
     scales = torch.stack([base * (FP8_MAX / top) for top in TOPS])
     scaled = sample / scales[:, None, None]

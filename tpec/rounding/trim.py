@@ -9,28 +9,29 @@ import math
 import torch
 
 from .grid import encode, neighbour
-from .metric import LowRankMetric
+from .metric import Metric
 from .principal import Components, row_chunks
 from .reproducible import total
 
 #: Weights considered: where the rows with large u_1 meet the columns with large v_1, in the layer's own proportions.
-_CANDIDATE_ITEMS = 1 << 21
+_CANDIDATES = 1 << 21
 _PASSES = 3
 #: A flip costs at least this share of the mean loss of a weight: free flips that achieve little are not worth making.
 _FLOOR = 0.1
 
 
 def principal_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, components: Components,
-                    items: int) -> torch.Tensor:
-    """u_1^T (Q - W) v_1, signed, in the components' unit, float32 0-d; W [rows, n] is read chunk by chunk."""
+                    chunk: int) -> torch.Tensor:
+    """u_1^T (s Q - W) v_1, signed, in the components' unit, float32 0-d; W [rows, n] is read `chunk` weights at a time.
+    """
     v, u = components.first_right, components.first_left
     parts = [u[a:b] @ (codes[a:b].float().sub_(weight[a:b].float() / scale) @ v)
-             for a, b in row_chunks(*weight.shape, items)]
+             for a, b in row_chunks(weight.shape, chunk)]
     return torch.stack(parts).sum() * (scale / components.unit)
 
 
 def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, components: Components,
-                   metric: LowRankMetric, error: torch.Tensor, room: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                   metric: Metric, error: torch.Tensor, room: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes float8_e4m3fn [rows, n], changed in place, with the objective near zero; few rows and columns change.
 
     `error` is the codes' `principal_error`. Also returns what that adds to the layer's loss, 0-d in units of scale^2;
@@ -38,9 +39,11 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
     """
     rows, columns = (_largest(vector, weight.numel()) for vector in (components.first_left, components.first_right))
     columns, pieces = _in_pieces(columns, len(columns) // len(rows))
-    whole = codes.view(torch.uint8)[rows].view(codes.dtype).float()
-    before = whole[:, columns]
-    errors = whole.sub_(weight[rows].float() / scale).mT[metric.order]
+    values = codes.view(torch.uint8)[rows].view(codes.dtype).float()
+    # Indexing copies: the candidates' values stay when the buffer of all values becomes that of all errors.
+    before = values[:, columns]
+    errors = values.sub_(weight[rows].float() / scale).mT[metric.order]
+    del values
     # Where the columns are in the metric's order.
     at = metric.order.argsort()[columns]
     slope = metric.gradient(errors)[at].mT
@@ -50,7 +53,8 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
     price = (move * (move * metric.diagonal[at] + 2 * slope)).clamp_(min=0)
     price += _FLOOR * (total(errors.square()) / errors.numel())
     rate = torch.where(gain > 0, price / gain, torch.inf)
-    change = move * _flips(*(tensor.view(len(rows) * pieces, -1) for tensor in (gain, rate)), error).view_as(move)
+    lines = len(rows) * pieces
+    change = move * _flips(gain.view(lines, -1), rate.view(lines, -1), error).view_as(move)
     moved = torch.zeros_like(errors).index_copy_(0, at, change.mT)
     rise = 2 * total(change * slope) + metric.loss(moved)
     fits = rise <= room
@@ -58,9 +62,9 @@ def trim_principal(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tenso
     return codes, rise * fits
 
 
-def _largest(vector: torch.Tensor, items: int) -> torch.Tensor:
-    """Indices of the largest magnitudes, as many as leave _CANDIDATE_ITEMS of a layer of so many items."""
-    share = min(1.0, math.sqrt(_CANDIDATE_ITEMS / items))
+def _largest(vector: torch.Tensor, weights: int) -> torch.Tensor:
+    """Indices of the largest magnitudes, as many as leave _CANDIDATES of a layer of so many weights."""
+    share = min(1.0, math.sqrt(_CANDIDATES / weights))
     return vector.abs().topk(max(1, int(len(vector) * share))).indices
 
 

@@ -1,44 +1,20 @@
-"""From statistics of the real inputs to the metric that rounding uses, and to what the file says about each layer."""
+"""Whether a calibration fits a plan, and what the file's header says of each layer because of it."""
 
 from collections.abc import Iterable, Mapping
-
-import torch
 
 from ..errors import TpecError
 from ..model.families import QUANTIZE
 from ..model.formats import LayerOptions
 from ..model.plan import LayerPlan, Plan
 from ..patterns import matches
-from ..rounding.damping import Damping, damped, scaled
 from ..rounding.grid import FP8_MAX
-from ..rounding.metric import DenseMetric
+from ..rounding.method import centred
 from ..statistics.calibration import Calibration
 from ..statistics.inputs import InputStats
 from .tasks import Task
 
-#: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
-_CENTRING = 0.95
-_DAMPING = Damping(2.0, 0.003, 0.03)
-#: Fewer distinct tokens per column than this and the mean is not trusted either.
-_FEW = 8.0
 #: The least size of an input, relative to its maximum, that FP8 keeps to a few percent: 448 / 2^-6.
 _FP8_RANGE = 28672.0
-
-
-def centred(stats: InputStats, has_bias: bool) -> bool:
-    """Whether the mean is taken out of the metric and put into the bias instead."""
-    return has_bias and stats.tokens >= _FEW * stats.width
-
-
-def calibrated_metric(stats: InputStats, has_bias: bool, device: torch.device) -> DenseMetric:
-    """Damped E[x x^T], less the mean's part where the bias takes care of it; columns by falling energy."""
-    moment = stats.second_moment(device)
-    if centred(stats, has_bias):
-        mean = stats.mean.to(device)
-        moment.addr_(mean, mean, alpha=-_CENTRING)
-    scaled(moment, stats.width)
-    order = moment.diagonal().argsort(descending=True, stable=True)
-    return damped(moment, _DAMPING.share(stats.width, stats.tokens), lambda matrix: DenseMetric(matrix, order))
 
 
 def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
@@ -113,13 +89,13 @@ def layer_options(plan: Plan, calibration: Calibration | None) -> Mapping[str, L
         matmul = layer.matmul or plan.settings.matmul
         stats = calibration.stats(layer.local_layer) if calibration and matmul == "fp8" else None
         if stats is not None:
-            options[layer.layer] = _fp8_options(stats)
+            options[layer.layer] = fp8_options(stats)
         elif matmul != plan.settings.matmul:
             options[layer.layer] = LayerOptions(full_precision=matmul == "full_precision")
     return options
 
 
-def _fp8_options(stats: InputStats) -> LayerOptions:
+def fp8_options(stats: InputStats) -> LayerOptions:
     typical = stats.energies().mean().sqrt().item()
     if stats.absmax <= 0 or stats.absmax > _FP8_RANGE / 8 * typical:
         return LayerOptions(full_precision=True)

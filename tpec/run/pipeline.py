@@ -24,14 +24,15 @@ from ..model.finite import nonfinite_note
 from ..model.formats import make_layout
 from ..model.plan import Plan
 from ..statistics.calibration import Calibration
+from .choices.losses import Measured, measure
+from .choices.matmul import with_matmul
+from .choices.quality import find_quality, with_quality
 from .compute import Compute, memory_note
 from .fit import calibration_record, check_calibration, layer_options
-from .halt import Halt
-from .lane import Facts, Lane, Stages
+from .lane import Known, Lane, Stages
 from .memory import compute_threads
 from .processes import World
-from .progress import Meter, OnProgress
-from .quality import Quality, find_quality, with_quality
+from .progress import Halt, Meter, OnProgress
 from .report import LayerReport, Report
 from .tasks import Task, make_tasks, split
 
@@ -48,7 +49,7 @@ class Job:
     digest: str
     calibration: Calibration | None
     tasks: tuple[Task, ...]
-    finished: Facts
+    finished: Known
     sync_bytes: int = spool.SYNC_BYTES
 
 
@@ -88,20 +89,29 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
 
 def settle(plan: Plan, calibration: Calibration | None, device: torch.device, progress: OnProgress | None = None,
            world: World | None = None) -> Plan:
-    """`plan` with `keep_quality` spent, which takes one reading of the weights; itself where there is nothing to spend.
+    """`plan` with `keep_quality` spent and `matmul: auto` decided, which takes one reading of the weights.
 
-    One process measures for all, so that they agree. Raises TpecError.
+    It is `plan` itself where there is nothing to decide. One process measures for all, so that they agree. Raises
+    TpecError.
     """
-    if plan.bought or plan.settings.keep_quality == 0:
+    auto = plan.settings.matmul == "auto"
+    if plan.bought or not auto and plan.settings.keep_quality == 0:
         return plan
     world = world or World()
 
-    def find() -> Quality:
+    def measured() -> list[dict[str, Measured]]:
+        if world.rank != 0:
+            return []
         if calibration is not None:
             check_calibration(plan, calibration)
-        return find_quality(plan, calibration, device, progress)
+        elif auto:
+            raise TpecError("matmul auto needs a calibration: what rounding the inputs costs depends on them.")
+        return [measure(plan, calibration, device, progress)]
 
-    return with_quality(plan, world.share(world.agree(find if world.rank == 0 else _nothing)))
+    found = world.share(world.agree(measured))[0]
+    if plan.settings.keep_quality > 0:
+        plan = with_quality(plan, find_quality(plan, found))
+    return with_matmul(plan, found, calibration) if auto and calibration else plan
 
 
 def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
@@ -146,12 +156,12 @@ def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrit
                         if steering and layer.local_layer in steering.outputs)
     tasks = make_tasks(plan, frozenset(covered if steering else ()), coupled)
     layout = make_layout(plan, layer_options(plan, calibration), calibration_record(tasks, steering))
-    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if covered else ""}
+    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if calibration and covered else ""}
     digest = spool.job_digest(layout, plan.checkpoint.identity(), recipe)
     return Job(plan, output, layout, digest, steering, tasks, {})
 
 
-def _begin(job: Job, overwrite: bool, resume: bool, lock: OutputLock) -> Facts:
+def _begin(job: Job, overwrite: bool, resume: bool, lock: OutputLock) -> Known:
     """Make the working file, or find what an earlier run has finished of it."""
     _refuse_existing(job.output, overwrite)  # another run may have ended just before
     finished = spool.finished(job.output, job.layout, job.digest) if resume else None
@@ -174,7 +184,7 @@ def _group(job: Job, task: Task) -> object:
 class _Done:
     """What one process's lanes did: what is known of tensors by name, stage times summed over lanes, notes."""
 
-    facts: Facts
+    known: Known
     stages: Stages
     notes: list[str]
 
@@ -185,16 +195,16 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, wor
     open_tasks = [task for task in job.tasks if task.layer.name not in job.finished]
     shares = split(open_tasks, [_group(job, task) for task in open_tasks], world.size * len(devices))
     mine = shares[world.rank * len(devices): (world.rank + 1) * len(devices)]
-    halt, facts = Halt(), Facts()
+    halt, known = Halt(), Known()
     meter = _meter(job, mine, progress, halt, world)
     computes = [_computes(job, device, meter, cards[_card(device)]) for device in devices]
     with ExitStack() as stack:
         lanes = [_open_lane(job, world.rank * len(devices) + at, tasks, several, stack, halt,
-                            partial(_finished, meter, facts))
+                            partial(_on_done, meter, known))
                  for at, (tasks, several) in enumerate(zip(mine, computes, strict=True))]
         _run_lanes(lanes, halt, world)
     stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
-    return _Done(facts, stages, [note for several in computes for one in several for note in one.notes])
+    return _Done(known, stages, [note for several in computes for one in several for note in one.notes])
 
 
 def _meter(job: Job, mine: Sequence[Sequence[Task]], progress: OnProgress | None, halt: Halt, world: World) -> Meter:
@@ -216,22 +226,22 @@ def _computes(job: Job, device: torch.device, meter: Meter, lanes: int) -> list[
     """For each of a lane's threads; on the CPU where the device has not even room to begin."""
     try:
         threads = compute_threads(job.plan, device, job.calibration, lanes)
-        return [Compute(job.plan, job.calibration, job.layout, device, meter) for _ in range(threads)]
+        return [Compute(job.plan, job.calibration, device, meter) for _ in range(threads)]
     except RuntimeError as error:
         if device.type == "cpu" or not is_out_of_memory(error):
             raise
-    one = Compute(job.plan, job.calibration, job.layout, torch.device("cpu"), meter)
+    one = Compute(job.plan, job.calibration, torch.device("cpu"), meter)
     one.notes.append(memory_note(device))
     return [one]
 
 
 def _open_lane(job: Job, number: int, tasks: Sequence[Task], computes: Sequence[Compute], stack: ExitStack, halt: Halt,
-               finished: Callable[[Task, Facts], None]) -> Lane:
+               on_done: Callable[[Task, Known], None]) -> Lane:
     """Lane `number` of the run; `stack` closes what it holds open."""
     reader = stack.enter_context(closing(job.plan.checkpoint.reader()))
     writer = stack.enter_context(closing(spool.SpoolFile(job.output, job.layout)))
     journal = stack.enter_context(closing(spool.Journal(job.output, job.digest, number, writer, job.sync_bytes)))
-    return Lane(computes[0].device, tasks, reader, writer, journal, [one.run for one in computes], finished, halt,
+    return Lane(computes[0].device, tasks, reader, writer, journal, [one.run for one in computes], on_done, halt,
                 job.plan.settings.keep_nonfinite)
 
 
@@ -244,10 +254,11 @@ def _run_lanes(lanes: Sequence[Lane], halt: Halt, world: World) -> None:
     halt.raise_first()
 
 
-def _finished(meter: Meter, facts: Facts, task: Task, known: Facts) -> None:
-    facts.update((name, fact) for name, fact in known.items() if fact)
-    fact = known[task.layer.name]
-    message = f"error {fact['relative_error']:.4f}" if task.quantize else ""
+def _on_done(meter: Meter, known: Known, task: Task, found: Known) -> None:
+    """A task is on disk: `found` of its tensors is added to what is `known`."""
+    known.update((name, one) for name, one in found.items() if one)
+    report = found[task.layer.name]
+    message = f"error {report['relative_error']:.4f}" if task.quantize and report else ""
     meter.advance(task.cost, task.quantize, message)
 
 
@@ -263,14 +274,15 @@ def _uncovered(job: Job) -> list[str]:
 
 
 def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: World, seconds: float) -> Report:
-    facts = {name: fact for name, fact in job.finished.items() if fact}
+    known = {name: one for name, one in job.finished.items() if one}
     for part in parts:
-        facts |= part.facts
+        known |= {name: one for name, one in part.known.items() if one}
     plan = job.plan
-    layers = tuple(LayerReport(**{**facts[layer.name], "shape": layer.shape}) for layer in plan.of(QUANTIZE))
-    stages = {name: sum(getattr(part.stages, name) for part in parts) for name in ("read", "compute", "write")}
-    nonfinite = [layer.name for layer in plan.layers if facts.get(layer.name, {}).get("nonfinite")]
-    notes = tuple(dict.fromkeys([*filter(None, [plan.bought]), *plan.checkpoint.notes, *job.layout.notes,
+    layers = tuple(LayerReport.from_json(known[layer.name]) for layer in plan.of(QUANTIZE))
+    stages: dict[str, float] = {name: sum(getattr(part.stages, name) for part in parts)
+                                for name in ("read", "compute", "write")}
+    nonfinite = [layer.name for layer in plan.layers if known.get(layer.name, {}).get("nonfinite")]
+    notes = tuple(dict.fromkeys([*plan.bought, *plan.checkpoint.notes, *job.layout.notes,
                                  *_uncovered(job), *nonfinite_note(nonfinite),
                                  *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")

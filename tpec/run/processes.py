@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from ..errors import TpecError, sentence
-from .halt import Halt
+from .progress import Halt
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 Shared = TypeVar("Shared")
 
@@ -59,7 +62,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    store: "torch.distributed.Store | None" = field(default=None, compare=False, repr=False)
+    store: "Store | None" = field(default=None, compare=False, repr=False)
     _step: int = field(default=0, init=False, compare=False, repr=False)
 
     def share(self, value: Shared) -> Shared:
@@ -75,7 +78,7 @@ class World:
         """Every rank's value, on every rank; also a barrier."""
         if self.size == 1:
             return [value]
-        box: list[Shared | None] = [None] * self.size
+        box: list[Any] = [None] * self.size
         with _peers_alive():
             torch.distributed.all_gather_object(box, value)
         return box
@@ -90,14 +93,15 @@ class World:
         if self.size == 1:
             return work()
         self._step += 1
-        value, error, failure = None, None, None
+        error, failure = None, None
+        done: list[Shared] = []
         try:
-            value = work()
+            done.append(work())
         except BaseException as caught:  # noqa: BLE001 - raised below, when the others know of it
             error, failure = caught, self._announced(caught)
         failures = [one for one in self.gather(failure) if one is not None]
         if not failures:
-            return value
+            return done[0]
         first = min(failures, key=lambda one: one.order)
         raise error if error is not None and failure == first else first.error()
 
@@ -108,7 +112,7 @@ class World:
             yield
             return
         done = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(halt, done), daemon=True)
+        watcher = threading.Thread(target=self._watch, args=(self.store, halt, done), daemon=True)
         watcher.start()
         try:
             yield
@@ -116,11 +120,11 @@ class World:
             done.set()
             watcher.join()
 
-    def _watch(self, halt: Halt, done: threading.Event) -> None:
+    def _watch(self, store: "Store", halt: Halt, done: threading.Event) -> None:
         key = self._key()
         while not done.wait(_LOOK):
             try:
-                failed = self.store.check([key])
+                failed = store.check([key])
             except RuntimeError:
                 # The process that serves the store is gone; the next exchange says so.
                 failed = True
@@ -150,10 +154,13 @@ def join_world() -> World:
         return World()
     if torch.distributed.is_initialized():
         return World(torch.distributed.get_rank(), size)
-    store, rank, size = next(torch.distributed.rendezvous("env://", timeout=_TIMEOUT))
-    torch.distributed.init_process_group("gloo", store=torch.distributed.PrefixStore("group", store), rank=rank,
-                                         world_size=size, timeout=_TIMEOUT)
-    return World(rank, size, torch.distributed.PrefixStore("tpec", store))
+    # Named in PyTorch's documentation, but not in what its modules export. Not every build of PyTorch has them.
+    from torch.distributed import PrefixStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
+
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    torch.distributed.init_process_group("gloo", store=PrefixStore("group", store), rank=rank, world_size=size,
+                                         timeout=_TIMEOUT)
+    return World(rank, size, PrefixStore("tpec", store))
 
 
 def leave_world(world: World) -> None:

@@ -1,11 +1,68 @@
-"""Progress as events, so that the same run can feed a terminal, a ComfyUI node or nothing."""
+"""How a run stands, told to its listener and to its own threads: progress as events, and the end when it fails."""
 
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from .halt import Halt
+#: Seconds between looks at whether a run has stopped; so Ctrl-C gets through on Windows, too.
+POLL = 0.2
+
+
+class Stopped(Exception):
+    """Ends a thread because the run failed elsewhere; never leaves the run."""
+
+
+class Halt:
+    """One for all threads of a run, in whatever lane."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._error: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Stop the run for `error`, unless something else has stopped it before."""
+        with self._lock:
+            if self._error is None and not isinstance(error, Stopped):
+                self._error = error
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether the run has failed."""
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raises Stopped when the run has failed."""
+        if self._event.is_set():
+            raise Stopped
+
+    def raise_first(self) -> None:
+        """Raises what failed first, if anything did."""
+        if self._error is not None:
+            raise self._error
+
+    def guard(self, stage: Callable[[], None]) -> None:
+        """Run `stage`; an exception that it raises stops the run."""
+        try:
+            stage()
+        except BaseException as error:  # noqa: BLE001 - raised by `raise_first`, in the caller's thread
+            self.fail(error)
+
+    def run(self, first: Callable[[], None], *others: Callable[[], None]) -> None:
+        """Run all stages at once, `first` in this thread, until every one has ended; never raises what they do."""
+        threads = [threading.Thread(target=self.guard, args=(stage,), daemon=True) for stage in others]
+
+        def begin() -> None:
+            for thread in threads:
+                thread.start()
+            first()
+
+        self.guard(begin)
+        for thread in threads:
+            while thread.is_alive():
+                self.guard(partial(thread.join, POLL))
 
 
 @dataclass(frozen=True)
@@ -34,8 +91,9 @@ _WITHIN = 0.02
 class Meter:
     """Adds up the work of all lanes and reports it, never backwards; `report` may raise to stop the run.
 
-    `total` and `done` are units of work, `count` and `index` quantized layers; `done` and `index` are what an earlier
-    run has finished. Once `halt` is set every method raises Stopped.
+    `total` and `done` are units of work (Task.cost), `count` and `index` quantized layers; `done` and `index` are what
+    an earlier run has finished. `report` is called from any thread, by one at a time. Once `halt` is set every method
+    raises Stopped.
     """
 
     def __init__(self, total: float, count: int, done: float, index: int, report: OnProgress | None,
@@ -48,7 +106,7 @@ class Meter:
         self._lock = threading.Lock()
         #: Held while the listener runs, so that it gets events in their order and one at a time.
         self._reporting = threading.Lock()
-        self._begun = self._told = time.monotonic()
+        self._begun = self._reported = time.monotonic()
         self._layer = self._message = ""
 
     def begin(self, layer: str) -> None:
@@ -68,7 +126,7 @@ class Meter:
     def tick(self) -> None:
         """Called within layers, as often as one likes: the listener may show something or stop the run."""
         self._halt.check()
-        if time.monotonic() - self._told > _WITHIN:
+        if time.monotonic() - self._reported > _WITHIN:
             self._tell(wait=False)
 
     def _tell(self, wait: bool = True) -> None:
@@ -88,7 +146,7 @@ class Meter:
 
     def _event(self) -> Progress:
         with self._lock:
-            self._told = time.monotonic()
+            self._reported = time.monotonic()
             return Progress(self._done, self._total, self._layer, self._index, self._count, self._message,
                             self._eta())
 

@@ -1,9 +1,10 @@
 """What a run did, layer by layer, for people and as JSON."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 #: From this share on, weights that became zero are worth a word. A normal distribution loses one in 100 000.
 COARSE = 0.02
@@ -38,6 +39,15 @@ class LayerReport:
     def vanished_share(self) -> float:
         """The share of weights that became zero though they were not."""
         return self.vanished / max(math.prod(self.shape), 1)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "LayerReport":
+        """What `to_json` gave, also after its way through a JSON file."""
+        return cls(**{**data, "shape": tuple(data["shape"])})
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data, field by field."""
+        return asdict(self)
 
     @property
     def loss_ratio(self) -> float:
@@ -76,8 +86,8 @@ class Report:
     notes: tuple[str, ...] = ()
 
     @property
-    def loss_ratio(self) -> float:
-        """Geometric mean over layers of the root of loss against round to nearest's: an error ratio."""
+    def error_ratio(self) -> float:
+        """Geometric mean over layers of their error ratio: what is left of round to nearest's error."""
         ratios = [layer.loss_ratio for layer in self.layers if layer.loss_ratio > 0]
         return math.exp(sum(math.log(ratio) for ratio in ratios) / (2 * len(ratios))) if ratios else 1.0
 
@@ -91,7 +101,7 @@ class Report:
         """The result in one sentence that needs no knowledge of how it was reached."""
         if self.settings.get("method") != "tpec":
             return "Plain FP8 rounding, as asked for."
-        gain = round(100 * (1 - self.loss_ratio))
+        gain = round(100 * (1 - self.error_ratio))
         said = f"Rounding error {gain} % lower than plain FP8" if gain > 0 else "Rounding error as with plain FP8"
         if all(layer.metric == "weight" for layer in self.layers):
             return f"{said}; calibrate for much less."
@@ -140,11 +150,13 @@ class Report:
         return self.summary() + "\n\n" + self.table()
 
     def to_json(self) -> dict[str, object]:
-        """Plain data; file names only, no folders."""
+        """Plain data; file names only, no folders. The run's `loss_ratio` is an older name of its `error_ratio`."""
         data = asdict(self)
         data["output"] = self.output.name
-        data["layers"] = [{**asdict(layer), "loss_ratio": layer.loss_ratio} for layer in self.layers]
-        data["loss_ratio"], data["relative_error"] = self.loss_ratio, self.relative_error
+        data["layers"] = [{**layer.to_json(), "loss_ratio": layer.loss_ratio, "error_ratio": layer.error_ratio}
+                          for layer in self.layers]
+        data["error_ratio"] = data["loss_ratio"] = self.error_ratio
+        data["relative_error"] = self.relative_error
         return data
 
 

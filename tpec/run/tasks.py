@@ -66,7 +66,7 @@ def split(tasks: Sequence[Task], groups: Sequence[object], lanes: int) -> list[l
         grouped.setdefault(group, []).append(task)
     position = {id(task): at for at, task in enumerate(tasks)}
     loads = [0.0] * lanes
-    shares: list[list[Task]] = [[] for _ in range(lanes)]
+    shares: list[list[list[Task]]] = [[] for _ in range(lanes)]
     by_cost = sorted(grouped.values(), key=lambda members: -sum(task.cost for task in members))
     for members in by_cost:
         lane = loads.index(min(loads))

@@ -8,10 +8,15 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
+from typing import Final, Literal
 
 from ...files.header import TensorInfo
 
-QUANTIZE, KEEP, DROP = "quantize", "keep", "drop"
+#: What becomes of a tensor.
+Action = Literal["quantize", "keep", "drop"]
+QUANTIZE: Final = "quantize"
+KEEP: Final = "keep"
+DROP: Final = "drop"
 
 _TOKENS = re.compile(r"\*\*|[*#{},]|[^*#{},]+")
 _MEANINGS = {"**": ".*", "*": "[^.]*", "#": r"\d+", "{": "(?:", ",": "|", "}": ")"}

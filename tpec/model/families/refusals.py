@@ -15,6 +15,7 @@ class Refusal:
     sentence: str
 
     def fits(self, names: Iterable[str]) -> bool:
+        """Whether a file with tensors of these names has the layout."""
         names = list(names)
         return all(any(pattern(need).fullmatch(name) for name in names) for need in self.needs)
 

@@ -12,21 +12,26 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import is_out_of_memory
-from ..model.families import QUANTIZE
-from ..model.plan import LayerPlan, Plan
-from ..model.roles import density, modulates, of_text
-from ..rounding.grid import round_to_grid
-from ..rounding.layer import check_finite
-from ..rounding.scale import absmax_scale
-from ..statistics.calibration import Calibration
-from ..statistics.gradients import GradientStats
-from ..statistics.inputs import InputStats
-from .progress import Meter, OnProgress
+from ...errors import is_out_of_memory
+from ...files.dtypes import TORCH_DTYPES
+from ...files.header import TensorInfo
+from ...files.source import TensorReader
+from ...model.families import QUANTIZE
+from ...model.plan import LayerPlan, Plan
+from ...model.roles import density, modulates, of_text
+from ...rounding.grid import round_to_grid
+from ...rounding.layer import check_finite
+from ...rounding.scale import absmax_scale
+from ...statistics.calibration import Calibration
+from ...statistics.gradients import GradientStats
+from ...statistics.inputs import InputStats
+from ..progress import Meter, OnProgress
 
 #: Rows that are rounded, of a layer of many; their errors vary little.
 _ROWS = 256
 _CPU = torch.device("cpu")
+#: Squared relative error of a value rounded to e4m3, wherever its mantissa lies: 2^-6 / 12 * E[1 / m^2].
+_INPUT_ROUNDING = 2**-6 / 24
 #: Rounding that knows the inputs gains most where they have few directions: powers of their spread (1: all directions
 #: alike), with inputs alone and with gradients as well.
 _SPREAD_POWER = 0.25
@@ -37,15 +42,18 @@ _FELT_SPREAD_POWER = 0.5
 class Measured:
     """One layer. Errors are squared and relative: of the weight, and of the output on the calibration's inputs.
 
-    spread is the share of directions that the inputs fill (participation ratio of their covariance), tokens how many
-    inputs there were, felt what the result feels of the error by the gradients, in the calibration's own units.
+    input_error is that of the output when the inputs are rounded to FP8 instead. spread is the share of directions
+    that the inputs fill (participation ratio of their covariance), tokens how many inputs there were; felt and
+    input_felt are what the result feels of both errors by the gradients, in the calibration's own units.
     """
 
     weight_error: float
     output_error: float | None = None
+    input_error: float | None = None
     spread: float = 1.0
     tokens: int = 0
     felt: float | None = None
+    input_felt: float | None = None
 
 
 def measure(plan: Plan, calibration: Calibration | None, device: torch.device,
@@ -63,9 +71,15 @@ def measure(plan: Plan, calibration: Calibration | None, device: torch.device,
             if at + 1 < len(layers):
                 reader.will_need(layers[at + 1].info)
             meter.begin(layer.layer)
-            found[layer.layer] = probe.measure(layer, reader.tensor(layer.name))
+            found[layer.layer] = probe.measure(layer, _loaded(reader, layer.info))
             meter.advance(layer.info.nbytes, True, "measured")
     return found
+
+
+def _loaded(reader: TensorReader, info: TensorInfo) -> torch.Tensor:
+    raw = torch.empty(info.nbytes, dtype=torch.uint8)
+    reader.read_into(info, raw.numpy().data)
+    return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
 
 class _Probe:
@@ -73,7 +87,7 @@ class _Probe:
 
     def __init__(self, plan: Plan, calibration: Calibration | None, device: torch.device) -> None:
         self._plan, self._calibration, self._device = plan, calibration, device
-        self._kept: tuple[object, torch.Tensor] | None = None
+        self._kept: tuple[object, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
 
     def measure(self, layer: LayerPlan, weight: torch.Tensor) -> Measured:
         stats, gradients = self._known(layer)
@@ -101,28 +115,37 @@ class _Probe:
         plain = _ratio(errors.square().sum(), sample.square().sum())
         if stats is None:
             return Measured(plain)
-        covariance = self._covariance(layer, stats, weight.device)
-        wrong = ((errors @ covariance) * errors).sum(1).clamp(min=0)
+        covariance, energies, unit = self._covariance(layer, stats, weight.device)
         right = ((sample @ covariance) * sample).sum(1).clamp(min=0)
-        felt = None
+        wrong = torch.stack([((errors @ covariance) * errors).sum(1).clamp(min=0),
+                             _INPUT_ROUNDING * (sample.square() @ energies)])
+        felt: list[float | None] = [None, None]
         if gradients is not None:
             strength = gradients.second_moment(weight.device).diagonal(dim1=-2, dim2=-1).reshape(-1)[rows]
-            felt = ((strength * wrong).sum() * scale.square()).item() * len(weight) / count * gradients.tokens
+            whole = scale.square() * unit * gradients.tokens * (len(weight) / count)
+            felt = ((wrong * strength).sum(1) * whole).tolist()
         spread = _ratio(covariance.trace().square(), covariance.square().sum()) / len(covariance)
-        return Measured(plain, _ratio(wrong.sum(), right.sum()), spread, stats.tokens, felt)
+        output_error, input_error = (_ratio(part.sum(), right.sum()) for part in wrong)
+        return Measured(plain, output_error, input_error, spread, stats.tokens, felt[0], felt[1])
 
-    def _covariance(self, layer: LayerPlan, stats: InputStats, device: torch.device) -> torch.Tensor:
-        """Of the inputs, in units of their mean square; without their mean where a bias makes up for its error."""
+    def _covariance(self, layer: LayerPlan, stats: InputStats, device: torch.device) -> tuple[
+            torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of the inputs, their mean squares [in], both in units of the mean of these, and that.
+
+        The mean is taken out of the covariance where a bias makes up for its error.
+        """
         biased = f"{layer.layer}.bias" in self._plan.checkpoint.tensors
-        key = (self._calibration.layers[layer.local_layer], biased, device)
+        group = self._calibration.layers[layer.local_layer] if self._calibration else None
+        key = (group, biased, device)
         if self._kept is None or self._kept[0] != key:
             self._kept = None
             moment = stats.second_moment(device)
             unit = moment.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+            energies = moment.diagonal() / unit
             if biased:
                 mean = stats.mean.to(device)
                 moment.addr_(mean, mean, alpha=-1)
-            self._kept = key, moment.div_(unit)
+            self._kept = key, (moment.div_(unit), energies, unit)
         return self._kept[1]
 
 
@@ -133,22 +156,30 @@ def _ratio(part: torch.Tensor, whole: torch.Tensor) -> float:
 def expected(plan: Plan, found: Mapping[str, Measured]) -> dict[str, float]:
     """The squared error of the model's result that each layer is expected to cause, in units of their sum."""
     layers = {layer.layer: layer for layer in plan.of(QUANTIZE) if layer.layer in found}
-    most = max((one.tokens for one in found.values()), default=0)
+    weighty = importance(plan, found)
+    known = plan.settings.method == "tpec"
     by_weight, by_input, by_gradient = {}, {}, {}
     for name, layer in layers.items():
-        one, part = found[name], _part(plan, layer)
-        by_weight[name] = layer.info.items * part * of_text(layer.local_layer) * one.weight_error
+        one = found[name]
+        by_weight[name] = layer.info.items * _part(plan, layer) * of_text(layer.local_layer) * one.weight_error
         if one.output_error is None:
             continue
-        share = 1.0 if modulates(layer.local_layer) else one.tokens / most
-        cost = layer.info.items * part * share * one.output_error
-        known = plan.settings.method == "tpec"
+        cost = weighty[name] * one.output_error
         by_input[name] = cost * one.spread ** (_SPREAD_POWER if known else 0.0)
         if one.felt is not None:
             by_gradient[name] = (cost * one.felt) ** 0.5 * one.spread ** (_FELT_SPREAD_POWER if known else 0.0)
-    costs = _completed(by_gradient, _completed(by_input, by_weight))
+    costs = completed(by_gradient, completed(by_input, by_weight))
     total = sum(costs.values()) or 1.0
     return {name: cost / total for name, cost in costs.items()}
+
+
+def importance(plan: Plan, found: Mapping[str, Measured]) -> dict[str, float]:
+    """By layer, what a relative squared error of its output weighs: its size, its part, its share of the tokens."""
+    most = max((one.tokens for one in found.values()), default=0) or 1
+    layers = [layer for layer in plan.of(QUANTIZE) if layer.layer in found]
+    shares = {layer.layer: 1.0 if modulates(layer.local_layer) else found[layer.layer].tokens / most
+              for layer in layers}
+    return {layer.layer: layer.info.items * _part(plan, layer) * shares[layer.layer] for layer in layers}
 
 
 def _part(plan: Plan, layer: LayerPlan) -> float:
@@ -156,7 +187,7 @@ def _part(plan: Plan, layer: LayerPlan) -> float:
     return density(layer.local_layer) if part is None or part.family.kind == "diffusion_models" else 1.0
 
 
-def _completed(better: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
+def completed(better: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
     """`better` where it knows a layer, else `others` in the same units."""
     ratios = [better[name] / others[name] for name in better if others[name] > 0]
     unit = statistics.median(ratios) if ratios else 1.0

@@ -3,15 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
-from ..errors import TpecError
-from ..model.families import KEEP, QUANTIZE
-from ..model.plan import LayerPlan, Plan
-from ..patterns import matches
-from ..statistics.calibration import Calibration
-from .losses import expected, measure
-from .progress import OnProgress
+from ...errors import TpecError
+from ...model.families import KEEP, QUANTIZE
+from ...model.plan import LayerPlan, Plan
+from ...patterns import matches
+from .losses import Measured, expected
 
 #: So many of the layers that found no room are tried in place of others.
 _TRIES = 200
@@ -43,14 +39,13 @@ class Quality:
                 f"precision, {self.nbytes / 1e6:.1f} MB, for {self.after:.2f} x the expected error")
 
 
-def find_quality(plan: Plan, calibration: Calibration | None, device: torch.device,
-                 progress: OnProgress | None = None) -> Quality:
-    """Measure the layers of `plan` (see losses.py) and choose those that `settings.keep_quality` percent pay for.
+def find_quality(plan: Plan, found: Mapping[str, Measured]) -> Quality:
+    """Choose the layers that `settings.keep_quality` percent pay for, from what was measured of all (see losses.py).
 
     The percentage is of the result's size without it. Layers that the user included stay FP8. Raises TpecError when
-    the weights cannot be measured or no layer would be left to quantize.
+    no layer would be left to quantize.
     """
-    shares = expected(plan, measure(plan, calibration, device, progress))
+    shares = expected(plan, found)
     costs = {layer.layer: layer.info.nbytes - layer.info.items for layer in plan.of(QUANTIZE)
              if not _included(plan, layer)}
     percent = plan.settings.keep_quality
@@ -65,7 +60,7 @@ def with_quality(plan: Plan, quality: Quality) -> Plan:
     kept = {name: _reason(quality, name) for name in quality.kept}
     layers = tuple(replace(layer, action=KEEP, reason=kept[layer.layer])
                    if layer.action == QUANTIZE and layer.layer in kept else layer for layer in plan.layers)
-    return replace(plan, layers=layers, bought=quality.text())
+    return replace(plan, layers=layers, bought=(*plan.bought, quality.text()))
 
 
 def choose(gains: Mapping[str, float], costs: Mapping[str, int], budget: int) -> frozenset[str]:

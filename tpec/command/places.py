@@ -1,0 +1,48 @@
+"""The files that `quantize` reads and writes, from what its command line names; checked before any work is done."""
+
+import argparse
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import TpecError
+from ..files.naming import default_output, is_model_name, named_output, names_folder, refuse_shared_outputs
+
+
+def input_paths(given: Iterable[str]) -> list[Path]:
+    """The inputs, with wildcards resolved (Windows shells pass them on); one that matches nothing stays as it is."""
+    return [Path(name) for pattern in given for name in _matches(pattern)]
+
+
+def output_paths(options: argparse.Namespace, inputs: list[Path]) -> list[Path]:
+    """One output for each input. Raises TpecError where names collide or would mislead readers."""
+    outputs = [default_output(path, options.keep_distillation) for path in inputs]
+    if options.output is not None and names_folder(options.output):
+        outputs = [Path(options.output, path.name) for path in outputs]
+    elif options.output is not None and len(inputs) == 1:
+        outputs = [named_output(options.output)]
+    elif options.output is not None:
+        raise TpecError(f"{options.output} is not a folder: with several inputs -o names the folder for the results.")
+    refuse_shared_outputs(inputs, outputs)
+    return outputs
+
+
+def check_texts(options: argparse.Namespace, inputs: list[Path], outputs: list[Path]) -> None:
+    """Raises TpecError if the report or the recipe could not be written, or would replace a model."""
+    places = (("--report", "report", options.report), ("--write-recipe", "recipe", options.write_recipe))
+    for flag, word, path in places:
+        if path is None:
+            continue
+        if len(inputs) > 1:
+            raise TpecError(f"{flag} takes one input: run it for each.")
+        if not os.path.isdir(path.parent) or os.path.isdir(path):
+            raise TpecError(f"The {word} {path} cannot be written: there is no such folder, or it is one itself.")
+        if is_model_name(path.name) or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
+            raise TpecError(f"The {word} {path} would replace a model: choose a name that ends in .json.")
+
+
+def _matches(pattern: str) -> list[str]:
+    if not glob.has_magic(pattern) or os.path.exists(pattern):
+        return [pattern]
+    return sorted(glob.glob(pattern)) or [pattern]

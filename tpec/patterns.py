@@ -132,7 +132,7 @@ class _Parser:
     """Text that `re` has compiled already, so that only what is unknown here can be wrong with it."""
 
     def __init__(self, text: str) -> None:
-        self._flags = re.IGNORECASE if text.startswith("(?i)") else re.NOFLAG if hasattr(re, "NOFLAG") else 0
+        self._flags = re.IGNORECASE if text.startswith("(?i)") else re.RegexFlag(0)
         self._text = text.removeprefix("(?i)")
         self._at = self._depth = 0
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import TpecError
 from .dtypes import LARGEST, byte_count
@@ -133,7 +134,7 @@ class DoubledKey(ValueError):
     """A JSON object has one key twice; the message names it."""
 
 
-def strict_json(raw: bytes) -> object:
+def strict_json(raw: bytes) -> Any:
     """JSON as its standard (RFC 8259) has it: UTF-8 without a mark, no key twice, no NaN, no half of a character.
 
     Raises ValueError or RecursionError. -0 is read as -1, as it is no size and no position.

@@ -20,6 +20,10 @@ from tpec.statistics.watching import Collector
 from . import synthetic
 
 
+#: As in a run, where one rounder serves a thread's layers and keeps the random directions of their shapes.
+_NEAREST, _DATA_FREE = Rounder(Policy("nearest")), Rounder(Policy())
+
+
 class Inputs(NamedTuple):
     """What layers with the same input share: its statistics, and a rounder that keeps their factored metric."""
 
@@ -40,12 +44,12 @@ def collect(model: torch.nn.Module, run: Iterable[object], source: Path, include
 
 def nearest(weight: torch.Tensor) -> Quantized:
     """Round to nearest."""
-    return Rounder(Policy("nearest")).round_linear("weight", weight).quantized
+    return _NEAREST.round_linear("weight", weight).quantized
 
 
 def data_free(weight: torch.Tensor) -> Quantized:
     """The default method without calibration."""
-    return Rounder(Policy()).round_linear("weight", weight).quantized
+    return _DATA_FREE.round_linear("weight", weight).quantized
 
 
 def factor(gram: torch.Tensor) -> Inputs:

@@ -8,7 +8,6 @@ a model of files in their own folder, or one sentence. Exit code 1 and the input
 import argparse
 import json
 import random
-import resource
 import struct
 import sys
 import tempfile
@@ -142,6 +141,14 @@ def run(count: int, seconds: float, seed: int, folder: Path) -> tuple[Counter[st
     raise AssertionError("cases never end")
 
 
+def _peak_mib() -> str:
+    if sys.platform == "win32":
+        return "unknown memory"
+    import resource
+
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000_000, help="mutations (default: %(default)s)")
@@ -155,7 +162,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=place if place.is_dir() else None) as folder:
         outcomes, faults, slowest = run(options.count, options.seconds, options.seed, Path(folder))
     print(f"{sum(outcomes.values())} inputs in {time.monotonic() - began:.0f} s, the slowest {slowest:.2f} s, "
-          f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB, seed {options.seed}")
+          f"at most {_peak_mib()}, seed {options.seed}")
     for outcome, number in outcomes.most_common():
         print(f"{number:9}  {outcome}")
     for at, (fault, content) in enumerate(faults):

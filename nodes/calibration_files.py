@@ -11,12 +11,11 @@ from .handles import CALIBRATION, CATEGORY, CalibrationHandle
 from .host.paths import (
     CALIBRATION_FOLDER,
     calibration_root,
-    check_name,
     listed_names,
     listed_path,
     loader_name,
-    save_target,
 )
+from .saving.containment import safe_parts, save_target
 from .saving.save_once import file_state, fingerprint, save_once
 
 
@@ -43,7 +42,7 @@ class TPECSaveCalibration(io.ComfyNode):
     def validate_inputs(cls, name: str = "a") -> bool | str:
         # Before the sampling, not after it.
         try:
-            check_name(name)
+            safe_parts(name)
         except TpecError as error:
             return str(error)
         return True

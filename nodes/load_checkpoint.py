@@ -50,7 +50,7 @@ class TPECLoadCheckpoint(io.ComfyNode):
         """A wrong file is refused here, by its header alone, as far as no setting of the quantize node can help."""
         if checkpoint is None:  # linked: not known yet
             return True
-        if not checkpoint:
+        if not checkpoint or not isinstance(checkpoint, str):  # prompts can hold anything
             return "Choose a model file first."
         try:
             make_plan(open_checkpoint(source_path(checkpoint)), Settings(include="."))

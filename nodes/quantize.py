@@ -100,6 +100,8 @@ class TPECQuantizeFP8(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, device: str | None = None, like: str | None = None) -> bool | str:
         # In place of the combos' own check, so that prompts can name several devices.
+        if not all(isinstance(value, (str, type(None))) for value in (device, like)):
+            return "device and like must be texts, such as auto."
         try:
             torch_devices("auto" if device is None else device)
             _like(like)

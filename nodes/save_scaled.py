@@ -7,9 +7,10 @@ from comfy_api.latest import io, ui
 from ..tpec.errors import TpecError
 from ..tpec.files.publish import IF_EXISTS, publish
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
-from .host.paths import check_name, free_space, loader_name, save_choices, save_root
+from .host.paths import free_space, loader_name, save_choices, save_root
 from .host.progress import NodeProgress
 from .host.results import ensure_file
+from .saving.containment import safe_parts
 from .saving.destination import destination, kind_of_result, refuse_taken, room_left
 from .saving.save_once import fingerprint, save_once, stands
 
@@ -62,7 +63,7 @@ class TPECSaveScaledFP8(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename: str = "a") -> bool | str:
         try:
-            check_name(filename)
+            safe_parts(filename)
         except TpecError as error:
             return str(error)
         return True

@@ -25,12 +25,13 @@ MAY_IMPORT = {
     "version": set(),
     "errors": set(),
     "device": {"errors"},
-    "settings": {"errors"},
+    "patterns": {"errors"},
+    "settings": {"errors", "patterns"},
     "files": {"errors"},
-    "model": {"version", "errors", "settings", "files"},
+    "model": {"version", "errors", "patterns", "settings", "files"},
     "statistics": {"errors", "device", "files"},
     "rounding": {"errors", "statistics"},
-    "run": {"version", "errors", "device", "settings", "files", "model", "statistics", "rounding"},
+    "run": {"version", "errors", "device", "patterns", "settings", "files", "model", "statistics", "rounding"},
     "check": {"errors", "settings", "files", "model"},
     "command": {"version", "errors", "device", "settings", "files", "model", "statistics", "run", "check"},
     "__init__": {"version", "errors", "settings", "files", "model", "statistics", "run", "check"},
@@ -150,6 +151,17 @@ def test_modules_are_quiet_short_and_evaluate_nothing(path: Path) -> None:
     assert "print" not in calls or path.parent.name == "command"
     assert not calls & {"eval", "exec", "breakpoint", "input"}
     assert len(text.splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("path", PACK, ids=ids)
+def test_no_code_and_no_pickle_is_taken_from_anywhere(path: Path) -> None:
+    """What users hand us comes from strangers: no unpickling, no shell, no code from text."""
+    tree = ast.parse(path.read_text("utf-8"))
+    assert not absolute_imports(path) & {"pickle", "marshal", "shelve", "dill", "joblib", "yaml", "code", "runpy"}
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not calls & {"torch.load", "numpy.load", "np.load", "__import__", "compile", "os.system", "os.popen"}
+    words = {word.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for word in node.keywords}
+    assert not words & {"shell", "allow_pickle"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids)

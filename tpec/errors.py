@@ -9,6 +9,8 @@ _NO_MEMORY = re.compile(
     r"|OutOfMemory|MemoryAllocation|memory allocation failed|ALLOC_FAILED|rocblas_status_memory_error"
     r"|CUBLAS_STATUS_NOT_INITIALIZED|(STATUS_NOT_INITIALIZED|STATUS_INTERNAL_ERROR).*calling `\w*create",
     re.IGNORECASE)
+#: Characters of a message.
+_LONGEST = 2000
 
 
 def one_line(text: str) -> str:
@@ -41,7 +43,15 @@ def sentence(error: BaseException) -> str:
 
 
 class TpecError(Exception):
-    """A failure the user can act on; the message is one complete sentence on one line, whatever names it quotes."""
+    """A failure the user can act on; the message is one complete sentence on one line, whatever names it quotes.
+
+    Names can have millions of characters in a hostile file: of a message that long, beginning and end are kept.
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        # Twice, as spelling out makes longer and takes time.
+        super().__init__(_shortened(one_line(_shortened(message))))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST // 2 - 5]} ... {text[-_LONGEST // 2:]}"

@@ -1,10 +1,10 @@
 """What the user asks for, checked before anything is read."""
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from .errors import TpecError
+from .patterns import check_pattern
 
 Method = Literal["tpec", "nearest"]
 Format = Literal["universal", "comfy_quant", "scaled_fp8"]
@@ -58,8 +58,8 @@ class Settings:
         if self.embeddings and self.format != "comfy_quant":
             raise TpecError(f"Embeddings in FP8 need the format comfy_quant, not {self.format}: versions of ComfyUI "
                             "that read the older form do not apply their scale.")
-        _expression("include", self.include)
-        _expression("exclude", self.exclude)
+        check_pattern("include", self.include)
+        check_pattern("exclude", self.exclude)
 
     def recipe(self) -> dict[str, object]:
         """The choices that differ from the defaults or name the method, for the file's metadata."""
@@ -77,10 +77,3 @@ def part_names(text: str) -> tuple[str, ...]:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise TpecError(f"{name} is '{value}': it must be one of {', '.join(allowed)}.")
-
-
-def _expression(name: str, value: str) -> None:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise TpecError(f"The {name} pattern '{value}' is not a regular expression: {error}.") from None

@@ -1,7 +1,6 @@
 """File names from widgets to real paths: only inside ComfyUI's own folders, whatever the prompt says."""
 
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ CALIBRATION_FOLDER = "tpec_calibration"
 #: Folders whose first registered path is an old name, and the name a new file belongs under.
 _OLD_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 _OUTPUT_NAMES = {"text_encoders": "clip"}
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE)
-_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 
 def source_names() -> list[str]:
@@ -137,62 +134,6 @@ def free_space(choices: Sequence[str]) -> dict[str, str]:
     free = {choice: {round((free_bytes(places[choice]) or 0) / 1e9) for places in roots if choice in places}
             for choice in choices}
     return {choice: f"{found.pop()} GB free" for choice, found in free.items() if len(found) == 1}
-
-
-def save_target(root: Path, filename: str, suffix: str = ".safetensors") -> Path:
-    """A checked path below `root`. `filename` may name subfolders with either slash; the suffix may be left out.
-
-    Subfolders that somebody linked to another place are followed, as ComfyUI follows them when it lists files.
-    """
-    parts = _checked_parts(filename)
-    if not parts[-1].lower().endswith(suffix):
-        parts[-1] += suffix
-    target = root.joinpath(*parts)
-    if not any(is_within(place, target) for place in (root, *_linked_folders(root, parts[:-1]))):
-        raise TpecError(f"The file name '{filename}' leads out of {root}: choose a name inside it.")
-    return target
-
-
-def _linked_folders(root: Path, parts: list[str]) -> list[Path]:
-    """Those folders on the way down from `root` that are links to folders elsewhere."""
-    folders = [root.joinpath(*parts[: count + 1]) for count in range(len(parts))]
-    return [folder for folder in folders if folder.is_dir() and not is_within(root, folder)]
-
-
-def is_within(root: Path, target: Path) -> bool:
-    """Whether `target`, with every link resolved, lies below `root`."""
-    real = os.path.realpath(root)
-    try:
-        return os.path.commonpath((real, os.path.realpath(target))) == real
-    except ValueError:  # different drives
-        return False
-
-
-def check_name(filename: str) -> None:
-    """Raises TpecError when no file can have this name, whatever the folder."""
-    _checked_parts(filename)
-
-
-def _checked_parts(filename: str) -> list[str]:
-    name = filename.strip().replace("\\", "/")
-    if not name:
-        raise TpecError("The file name is empty: enter one.")
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        raise TpecError(f"The file name '{filename}' is an absolute path: enter a name without drive or leading slash.")
-    parts = name.split("/")
-    for part in parts:
-        if part == "..":
-            raise TpecError(f"The file name '{filename}' contains '..': enter a name inside the folder.")
-        if not part or part == ".":
-            raise TpecError(f"The file name '{filename}' has an empty part: check its slashes.")
-        if _FORBIDDEN.search(part):
-            raise TpecError(f"The file name '{filename}' holds a character that not every system allows "
-                            "(one of < > : \" | ? * or a control character): leave it out.")
-        if _RESERVED.match(part) or part[-1] in ". ":
-            raise TpecError(f"The file name '{filename}' is not possible on Windows ('{part}'): choose another.")
-        if len(part) > 200:
-            raise TpecError("The file name is longer than 200 characters: shorten it.")
-    return parts
 
 
 def hidden_by(kind: str, root: Path, target: Path) -> str | None:

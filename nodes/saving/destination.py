@@ -6,7 +6,8 @@ from ...tpec.errors import TpecError
 from ...tpec.files.checkpoint import open_checkpoint
 from ...tpec.model.plan import make_plan
 from ...tpec.settings import Settings, part_names
-from ..host.paths import free_bytes, hidden_by, save_root, save_target, source_path
+from ..host.paths import free_bytes, hidden_by, save_root, source_path
+from .containment import save_target
 
 #: Links are followed up to the nodes that choose a model, by this many nodes at most.
 _FAR = 20

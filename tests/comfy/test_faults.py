@@ -90,7 +90,8 @@ def test_devices_that_are_not_there_are_refused_before_anything_runs(server: Com
 
 
 @pytest.mark.parametrize("filename", ["../escaped", "a/../../escaped", "/abs/escaped", "C:\\escaped", "..\\escaped",
-                                      "con", "a//b", " ", "what?"])
+                                      "con", "a//b", " ", "what?", "NUL .txt", "com\u00b9", "a:stream", "a\u202eb",
+                                      "\ud800", "\u6a21" * 100, "a/" * 500 + "b", "\\\\host\\share\\escaped"])
 def test_names_that_lead_elsewhere_are_refused_before_anything_runs(server: ComfyServer, tiny: str, filename: str):
     with pytest.raises(PromptRefused, match="file name"):
         server.queue({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving(filename)})
@@ -102,6 +103,30 @@ def test_names_of_calibrations_are_refused_before_the_sampling(server: ComfyServ
     with pytest.raises(PromptRefused, match="file name"):
         server.queue({"load": p.node("TPECLoadCalibration", name="any"),
                       "store": p.node("TPECSaveCalibration", calibration=["load", 0], name=name, if_exists="number")})
+
+
+@pytest.mark.parametrize("value", [3, {"a": 1}, True, 1e300, "../../escaped", "diffusion_models/../escaped",
+                                   "diffusion_models/", "\0", "\ud800"])
+def test_forged_choices_are_refused_in_words_before_anything_runs(server: ComfyServer, tiny: str, value: object):
+    """Prompts hold what their senders like; the combos' own check is ours for these."""
+    good = f"diffusion_models/{tiny}"
+    for prompt in (p.quantizing(value), p.quantizing(good, device=value), p.quantizing(good, like=value)):
+        with pytest.raises(PromptRefused) as refused:
+            server.queue({**prompt, **p.saving("never")})
+        assert "Traceback" not in str(refused.value) and "Error" not in str(refused.value), refused.value
+
+
+@pytest.mark.parametrize(("pattern", "words"), [("(a)\\1", "backreference"), ("(" * 40 + ")" * 40, "groups inside"),
+                                                ("a" * 600, "600 characters"), ("(", "not a regular expression")])
+def test_patterns_that_could_hang_the_server_are_refused(server: ComfyServer, tiny: str, pattern: str, words: str):
+    outcome = server.run({**p.quantizing(f"diffusion_models/{tiny}", exclude=pattern), **p.saving("never")})
+    assert words in outcome.error
+
+
+def test_pattern_that_hangs_python_does_not_hang_the_server(server: ComfyServer, tiny: str):
+    outcome = server.run({**p.quantizing(f"diffusion_models/{tiny}", exclude=r"(\w+\.?)+!"),
+                          **p.saving("not_hung", if_exists="overwrite")})
+    assert outcome.status == "success", outcome.error
 
 
 def test_dialogs_show_the_kind_of_error_without_a_path(server: ComfyServer):

@@ -227,7 +227,7 @@ def test_facts_come_back_from_one_tensor_under_their_names() -> None:
     facts = Facts(*(torch.tensor(float(at)) for at in range(len(Facts._fields))))
     stacked = facts.stack()
     assert stacked.tolist() == [float(at) for at in range(len(Facts._fields))]
-    assert Facts.of(stacked) == facts and Facts.of(stacked).sweeps == len(Facts._fields) - 1
+    assert Facts.of(stacked) == facts and Facts.of(stacked).vanished == len(Facts._fields) - 1
 
 
 @pytest.mark.parametrize("sweeps", [0, 300])

@@ -14,7 +14,7 @@ from ..model.families import never_read
 from ..model.formats import CALIBRATED_KEY, DROPPED, RECIPE_KEY
 from ..model.quantized import TABLE_KEY
 
-_UNREADABLE = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
+_UNREADABLE = (ValueError, KeyError, AttributeError, TypeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """safetensors dtype codes and their torch dtypes (https://github.com/huggingface/safetensors, format section)."""
 
+from collections.abc import Sequence
+
 import torch
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -21,7 +23,7 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
 }
 
 ITEM_BYTES: dict[str, int] = {code: dtype.itemsize for code, dtype in TORCH_DTYPES.items()}
-ITEM_BYTES |= {"C64": 8, "F8_E8M0": 1}
+ITEM_BYTES |= {"C64": 8, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1}
 
 #: Formats below one byte; a file with them is quantized already.
 SUB_BYTE_BITS: dict[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
@@ -30,13 +32,24 @@ SUB_BYTE_BITS: dict[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
-def byte_count(code: str, shape: tuple[int, ...]) -> int | None:
-    """Bytes that a tensor of this safetensors dtype code and shape takes, None for a code that is not known here."""
+#: Sizes, positions and counts beyond this are more than any reader takes.
+LARGEST = 2**64 - 1
+
+
+def byte_count(code: str, shape: Sequence[int]) -> int | None:
+    """Bytes of a tensor, or None for a dtype code that is not known here.
+
+    Raises OverflowError for a shape of more than 2^64 items, also where a zero further on makes it empty: readers
+    multiply the sizes one after another. Raises ValueError for items below one byte that do not fill the last one.
+    """
+    bits = SUB_BYTE_BITS.get(code) or 8 * ITEM_BYTES.get(code, 0)
+    if not bits:
+        return None
     items = 1
     for size in shape:
         items *= size
-    if code in SUB_BYTE_BITS:
-        return (items * SUB_BYTE_BITS[code] + 7) // 8
-    if code not in ITEM_BYTES:
-        return None
-    return items * ITEM_BYTES[code]
+        if items > LARGEST:  # at once: the product of a long shape takes for ever
+            raise OverflowError("more items than can be counted")
+    if items * bits % 8:
+        raise ValueError("its items do not fill the last byte")
+    return items * bits // 8

@@ -5,27 +5,30 @@ Format: 8 bytes little-endian header length, a JSON object, then the data; offse
 
 import json
 import os
+import stat
 import struct
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import TpecError
-from .dtypes import byte_count
+from .dtypes import LARGEST, byte_count
 
 #: The limit of the reference implementation.
 MAX_HEADER_BYTES = 100_000_000
 #: The data begins at a multiple of so many bytes.
 _ALIGNMENT = 8
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
+#: Levels of JSON that the reference implementation takes.
+_DEEPEST = 127
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies.
-
-    dtype: the safetensors code ("BF16"). start: bytes from the file's beginning. nbytes: its size in bytes. file: the
-    number of its file among those of the model.
-    """
+    """Where a tensor lies. `dtype` is the safetensors code ("BF16"); `start` is an absolute offset in file `file`."""
 
     name: str
     dtype: str
@@ -36,7 +39,6 @@ class TensorInfo:
 
     @property
     def items(self) -> int:
-        """Number of elements, 1 for a scalar."""
         items = 1
         for size in self.shape:
             items *= size
@@ -45,10 +47,7 @@ class TensorInfo:
 
 def make_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]],
                 metadata: Mapping[str, str]) -> tuple[bytes, dict[str, TensorInfo]]:
-    """The first bytes of a file with these tensors (dtype code, shape), in this order, and where each will lie.
-
-    Raises ValueError for a dtype code that is not known.
-    """
+    """The first bytes of a file with these tensors (dtype code, shape), in this order, and where each will lie."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     spans: dict[str, tuple[int, int]] = {}
     at = 0
@@ -68,14 +67,17 @@ def make_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]],
 
 
 def read_header(path: Path, file_index: int = 0) -> tuple[dict[str, TensorInfo], dict[str, str], bytes]:
-    """Tensors by name in the order of the data, metadata, and the JSON's bytes.
+    """Tensors in file order, metadata, and the raw header bytes. Raises TpecError for anything malformed.
 
-    `file_index` becomes the tensors' `file`. Raises TpecError for anything malformed, also where data is missing,
-    overlaps or is left over.
+    What the reference implementation refuses is refused. Beyond that are refused: a key that appears twice, which the
+    format forbids (the reference takes the last), and an entry or dtype in a form that the format does not know.
     """
     raw, data_start, file_size = _raw_header(path)
     try:
-        header = json.loads(raw, object_pairs_hook=_unique)
+        header = strict_json(raw)
+    except DoubledKey as error:
+        raise TpecError(f"{path.name} has a header that names {error}: the file is damaged, download it "
+                        "again.") from None
     except (ValueError, RecursionError) as error:
         raise TpecError(f"{path.name} has a header that is not valid JSON ({error}): "
                         "the file is damaged, download it again.") from None
@@ -90,11 +92,15 @@ def read_header(path: Path, file_index: int = 0) -> tuple[dict[str, TensorInfo],
 
 def _raw_header(path: Path) -> tuple[bytes, int, int]:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            raise TpecError(f"{path} is no file on a disk: save the model as one.")  # to open a pipe may wait for ever
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(8)
-            _refuse_other_formats(path, head, size)
-            (length,) = struct.unpack("<Q", head)
+            length = int.from_bytes(head, "little")
+            # Only then: other formats' first bytes are header lengths as well, 80 02 that of 640 bytes.
+            if size < 8 + length:
+                _refuse_other_formats(path, head, size)
             if length > MAX_HEADER_BYTES:
                 raise TpecError(f"{path.name} claims a header of {length} bytes: it is not a safetensors file, "
                                 "or it is damaged.")
@@ -124,10 +130,35 @@ def _refuse_other_formats(path: Path, head: bytes, size: int) -> None:
         raise TpecError(f"{path.name} has only {size} bytes: it is not a safetensors file.")
 
 
+class DoubledKey(ValueError):
+    """A JSON object has one key twice; the message names it."""
+
+
+def strict_json(raw: bytes) -> Any:
+    """JSON as its standard (RFC 8259) has it: UTF-8 without a mark, no key twice, no NaN, no half of a character.
+
+    Raises ValueError or RecursionError. -0 is read as -1, as it is no size and no position.
+    """
+    integer = _integer if b"-0" in raw else None
+    value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number, parse_int=integer)
+    if b"\\ud" in raw or b"\\uD" in raw:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails for the halves
+    return value
+
+
+def _integer(text: str) -> int:
+    return -1 if text == "-0" else int(text)
+
+
+def _no_number(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
+
+
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key appears twice")
+        counts = Counter(key for key, _ in pairs)
+        raise DoubledKey(f"'{max(counts, key=counts.__getitem__)[:200]}' twice")
     return result
 
 
@@ -145,12 +176,12 @@ def _metadata(path: Path, value: object) -> dict[str, str]:
 
 
 def _natural(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def _tensor_info(path: Path, name: str, entry: object, data_start: int, file_index: int) -> TensorInfo:
     damaged = f"{path.name} has a malformed header entry for tensor '{name}'"
-    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+    if not isinstance(entry, dict) or not _FIELDS <= entry.keys():
         raise TpecError(f"{damaged}: dtype, shape or data_offsets is missing.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str):
@@ -159,11 +190,37 @@ def _tensor_info(path: Path, name: str, entry: object, data_start: int, file_ind
         raise TpecError(f"{damaged}: its shape is not a list of sizes.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_natural(at) for at in offsets):
         raise TpecError(f"{damaged}: its data_offsets are not two positions.")
+    if not all(_plain(entry[key], _DEEPEST - 2) for key in entry.keys() - _FIELDS):
+        raise TpecError(f"{damaged}: it holds something that no reader takes.")
+    _check_size(path, name, dtype, shape, offsets)
+    return TensorInfo(name, dtype, tuple(shape), data_start + offsets[0], offsets[1] - offsets[0], file_index)
+
+
+def _check_size(path: Path, name: str, dtype: str, shape: list[int], offsets: list[int]) -> None:
+    """Raises TpecError unless the tensor's bytes are as many as its dtype and shape need."""
+    damaged = f"{path.name} has a malformed header entry for tensor '{name}'"
+    try:
+        expected = byte_count(dtype, shape)
+    except (OverflowError, ValueError) as error:
+        raise TpecError(f"{damaged}: {dtype} {_shown(shape)} is not possible ({error}).") from None
+    if expected is None:
+        raise TpecError(f"Tensor '{name}' of {path.name} has dtype {dtype}, which is not known here: "
+                        "update this program, or use a bf16 or fp16 file.")
     start, end = offsets
-    expected = byte_count(dtype, tuple(shape))
-    if end < start or (expected is not None and end - start != expected):
-        raise TpecError(f"{damaged}: {end - start} bytes are given where {dtype} {shape} needs {expected}.")
-    return TensorInfo(name, dtype, tuple(shape), data_start + start, end - start, file_index)
+    if end - start != expected:
+        raise TpecError(f"{damaged}: {end - start} bytes are given where {dtype} {_shown(shape)} needs {expected}.")
+
+
+def _shown(shape: list[int]) -> str:
+    return str(shape) if len(shape) <= 8 else f"[{', '.join(map(str, shape[:8]))}, ... {len(shape)} sizes]"
+
+
+def _plain(value: object, levels: int) -> bool:
+    """Whether JSON beyond the format's own fields is such that strict parsers take it: finite, not too deep."""
+    if isinstance(value, (dict, list)):
+        inner = value.values() if isinstance(value, dict) else value
+        return levels > 0 and all(_plain(item, levels - 1) for item in inner)
+    return not isinstance(value, (int, float)) or abs(value) <= sys.float_info.max
 
 
 def _check_layout(path: Path, infos: list[TensorInfo], data_start: int, file_size: int) -> None:

@@ -18,6 +18,9 @@ _OTHER_FORMATS = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gg
 DIFFUSION_FOLDERS = ("transformer", "unet")
 _NAMELESS = "diffusion_pytorch_model"
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})((?:\.[^.]+)?(?:\.safetensors|\.sft))", re.IGNORECASE)
+# Superscript digits are digits there, and what follows a space or dot does not count.
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *([.:].*)?",
+                     re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,16 @@ class ShardName:
 def is_model_name(name: str) -> bool:
     """Whether a file of this name is meant to be safetensors."""
     return name.lower().endswith(SUFFIXES)
+
+
+def is_device(part: str) -> bool:
+    """Whether Windows takes this name for a device, whatever the folder."""
+    return _DEVICE.fullmatch(part.rstrip(". ")) is not None
+
+
+def is_bare_name(name: str) -> bool:
+    """Whether a name of an existing file is that of a file in the same folder, by every system's rules."""
+    return (name not in ("", ".", "..") and not re.search(r"[/\\:\x00]", name) and not is_device(name))
 
 
 def shard_name(name: str) -> ShardName | None:

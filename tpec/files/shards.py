@@ -1,18 +1,17 @@
 """Models of several files: an index is known by what it holds, shards without one by their own names."""
 
-import json
 import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import TpecError
-from .header import MAX_HEADER_BYTES
-from .naming import DIFFUSION_FOLDERS, ShardName, is_default_output, is_model_name, shard_name
+from .header import MAX_HEADER_BYTES, DoubledKey, strict_json
+from .naming import DIFFUSION_FOLDERS, ShardName, is_bare_name, is_default_output, is_model_name, shard_name
 
 #: What makes a folder that of a diffusers pipeline.
 PIPELINE = "model_index.json"
-#: An index with another name is looked for in files of at most so many bytes.
+#: The largest index; that of a model with a hundred thousand tensors has a tenth of it.
 _MAX_INDEX_BYTES = 64 << 20
 
 
@@ -20,6 +19,8 @@ def is_index(path: Path) -> bool:
     """Whether `path` is text (JSON) where a safetensors file would begin with the length of its header."""
     if path.name.lower().endswith(".json"):
         return True
+    if not os.path.isfile(path):  # to open a pipe may wait for ever
+        return False
     try:
         with open(path, "rb") as file:
             head = file.read(64)
@@ -32,9 +33,11 @@ def is_index(path: Path) -> bool:
 def shard_map(path: Path) -> dict[str, str]:
     """An index's shard file name by tensor name. Raises TpecError for anything else."""
     try:
-        weight_map = json.loads(path.read_text("utf-8-sig"))["weight_map"]
+        weight_map = strict_json(_text(path))["weight_map"]
     except OSError as error:
         raise TpecError(f"{path} cannot be read: {error.strerror}.") from None
+    except DoubledKey as error:
+        raise TpecError(f"{path.name} names {error}: the file is damaged, download it again.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         kind = "neither a safetensors file nor" if is_model_name(path.name) else "not"
         raise TpecError(f"{path.name} is {kind} an index of shards (no 'weight_map').") from None
@@ -46,8 +49,19 @@ def shard_map(path: Path) -> dict[str, str]:
     return weight_map
 
 
+def _text(path: Path) -> bytes:
+    """An index's bytes without the mark that Windows' editors put before them. Raises OSError, or TpecError."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise TpecError(f"{path} is no file on a disk.")
+    with open(path, "rb") as file:
+        text = file.read(_MAX_INDEX_BYTES + 1)
+    if len(text) > _MAX_INDEX_BYTES:
+        raise TpecError(f"{path.name} is too large for an index of shards ({_MAX_INDEX_BYTES >> 20} MiB at most).")
+    return text.removeprefix(b"\xef\xbb\xbf")
+
+
 def _is_plain(name: object) -> bool:
-    return isinstance(name, str) and Path(name).name == name and is_model_name(name)
+    return isinstance(name, str) and is_bare_name(name) and is_model_name(name)
 
 
 def indexes(folder: Path) -> dict[str, set[str]]:

@@ -40,7 +40,7 @@ def origin_of(metadata: Mapping[str, str]) -> GraphOrigin | None:
         told = json.loads(metadata["tpec"])[ORIGIN_KEY]
         return GraphOrigin(str(told["model"]), int(told.get("changed", 0)), *(
             tuple(float(value) for value in told.get(name, ())) for name in ("loras", "merges")))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
 
 

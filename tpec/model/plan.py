@@ -1,6 +1,5 @@
 """What happens to every tensor of a checkpoint, decided and explained before the first byte is read."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +8,7 @@ from ..errors import TpecError
 from ..files.dtypes import FLOATS, byte_count
 from ..files.header import TensorInfo
 from ..files.source import Source
+from ..patterns import matches
 from ..settings import LayerMatmul, Settings
 from .diffusers import in_comfyui_layout
 from .families import CUSTOM, DROP, KEEP, QUANTIZE, Action, Detection, Family, choose_parts, detect, refuse_incomplete
@@ -209,9 +209,9 @@ def _decide(info: TensorInfo, parts: tuple[Detection, ...], settings: Settings, 
     unfit = _unfit(info, local)
     if unfit:
         return LayerPlan(info, local, KEEP, unfit)
-    if settings.exclude and re.search(settings.exclude, info.name):
+    if settings.exclude and matches(settings.exclude, info.name):
         return LayerPlan(info, local, KEEP, "excluded by you")
-    included = bool(settings.include and re.search(settings.include, info.name))
+    included = bool(settings.include and matches(settings.include, info.name))
     if part.family is CUSTOM:
         return LayerPlan(info, local, *((QUANTIZE, "included by you") if included else (KEEP, "not named by include")))
     judge = agreement if part is parts[0] else Agreement(part.family, None)

@@ -7,12 +7,12 @@ recipe serves all files of a layout. Layers that it does not name are decided as
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import TpecError
+from ..patterns import matches
 from ..settings import LAYER_MATMULS, Settings
 from .families import KEEP, PREFIXES, QUANTIZE
 from .plan import LayerPlan, Plan, make_plan
@@ -107,7 +107,7 @@ def _possible(plan: Plan, structure: Structure | None) -> frozenset[str]:
 
 
 def _followed(layer: LayerPlan, choice: Choice | None, possible: bool, settings: Settings) -> LayerPlan:
-    if choice is None or any(text and re.search(text, layer.name) for text in (settings.include, settings.exclude)):
+    if choice is None or any(text and matches(text, layer.name) for text in (settings.include, settings.exclude)):
         return layer
     if choice.format == FP8 and possible:
         return replace(layer, action=QUANTIZE, reason=choice.why or layer.reason, matmul=choice.matmul)

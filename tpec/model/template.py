@@ -48,7 +48,7 @@ def _matmul(template: Checkpoint, reader: Reader, table: Mapping[str, object], l
     if own is not None and own.nbytes <= _MOST_BYTES:
         try:
             described = json.loads(bytes(reader.tensor(own.name).view(-1).tolist()))
-        except (ValueError, RecursionError):
+        except (ValueError, TypeError, RecursionError):
             described = None
     if isinstance(described, dict):
         return "full_precision" if described.get(_FULL) is True else "fp8"

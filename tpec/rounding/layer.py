@@ -29,6 +29,7 @@ class Facts(NamedTuple):
     the scale, sweeps those of coordinate descent that were made. principal_before and principal_after are
     u_1^T E v_1 of round to nearest and of the result: of a whole layer |.| / sigma_1, of a chunk of rows signed and in
     the components' unit; zero without components, whose few moves error2 and saturated do not count.
+    vanished counts weights that became zero, once `with_vanished` counted them.
     """
 
     weight_norm2: torch.Tensor
@@ -40,6 +41,7 @@ class Facts(NamedTuple):
     principal_before: torch.Tensor
     principal_after: torch.Tensor
     sweeps: torch.Tensor
+    vanished: torch.Tensor
 
     def stack(self) -> torch.Tensor:
         """All in one tensor [len(Facts._fields)], for one way to the host."""
@@ -102,7 +104,7 @@ def quantize_nearest(weight: torch.Tensor, largest: torch.Tensor, chunk: int, ti
         codes[begin:end] = encode(values)
         norm2, error2 = norm2 + total(scaled.square()), error2 + total((values - scaled).square())
         tick()
-    return Quantized(codes, scale, Facts(norm2, error2, error2, error2, error2, zero, zero, zero, zero))
+    return Quantized(codes, scale, Facts(norm2, error2, error2, error2, error2, zero, zero, zero, zero, zero))
 
 
 def quantize_tpec(weight: torch.Tensor, largest: torch.Tensor, rounding: Rounding, chunk: int,
@@ -201,7 +203,7 @@ def _round_chunk(weight: torch.Tensor, rounding: Rounding, scale: torch.Tensor, 
         done = improve(values, errors, metric, sweeps, tick)
     cost, unit = _cost(errors, rounding, begin), (scale / base).square()
     facts = Facts(norm2, cost.error2 * unit, near.error2, cost.loss * unit, near.loss, saturated, base * near.along,
-                  scale * cost.along, torch.full_like(norm2, done))
+                  scale * cost.along, torch.full_like(norm2, done), torch.zeros_like(norm2))
     return _Chunk(encode(values), near_codes, facts)
 
 
@@ -229,6 +231,17 @@ def _along(errors: torch.Tensor, components: Components, order: torch.Tensor, be
 
 def _in_file_order(codes: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     return codes.view(torch.uint8)[back].mT.view(FP8)
+
+
+def with_vanished(weight: torch.Tensor, found: Quantized, chunk: int) -> Quantized:
+    """`found` with the number of weights that became zero though they were not, `chunk` of them looked at at a time.
+
+    A few weights that are far too large make the scale so coarse that the others vanish, and no norm of the whole shows
+    it.
+    """
+    lost = [(found.codes[a:b].view(torch.uint8) & 0x7F).eq_(0).logical_and_(weight[a:b]).sum().float()
+            for a, b in row_chunks(weight.shape, chunk)]
+    return Quantized(found.codes, found.scale, found.facts._replace(vanished=torch.stack(lost).sum()))
 
 
 def corrected_bias(weight: torch.Tensor, quantized: Quantized, bias: torch.Tensor, mean: torch.Tensor,

@@ -9,7 +9,7 @@ import torch
 from ..errors import TpecError, is_out_of_memory
 from ..model.formats import WORST_ERROR, scalar_names
 from ..model.plan import LayerPlan, Plan
-from ..rounding.layer import Facts, chunk_size
+from ..rounding.layer import Facts, chunk_size, with_vanished
 from ..rounding.method import Policy, Rounded, Rounder
 from ..statistics.calibration import Calibration
 from .progress import Meter
@@ -90,7 +90,9 @@ class Compute:
         """The layer on the weight's device, in the largest pieces that there is memory for; None if there is not."""
         for shrink in _SHRINK:
             try:
-                return self._round(weight, bias, layer, chunk_size(weight.device) // shrink)
+                chunk = chunk_size(weight.device) // shrink
+                found = self._round(weight, bias, layer, chunk)
+                return found._replace(quantized=with_vanished(weight, found.quantized, chunk))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -131,7 +133,8 @@ def _report(layer: LayerPlan, metric: str, corrected: bool, begun: float, number
         loss=(facts.loss / norm2).item(), nearest_loss=(facts.nearest_loss / norm2).item(),
         saturated=int(facts.saturated), metric=metric, sweeps=int(facts.sweeps), seconds=time.monotonic() - begun,
         principal_before=facts.principal_before.item() if data_free else None,
-        principal_after=facts.principal_after.item() if data_free else None)
+        principal_after=facts.principal_after.item() if data_free else None,
+        vanished=int(facts.vanished))
 
 
 def _refuse_what_cannot_be_held(layer: str, numbers: torch.Tensor, error: float, bias: torch.Tensor | None) -> None:

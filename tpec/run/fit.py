@@ -1,6 +1,5 @@
 """Whether a calibration fits a plan, and what the file's header says of each layer because of it."""
 
-import re
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -12,6 +11,7 @@ from ..files.source import TensorReader
 from ..model.families import QUANTIZE
 from ..model.formats import LayerOptions
 from ..model.plan import LayerPlan, Plan
+from ..patterns import matches
 from ..rounding.grid import FP8_MAX
 from ..rounding.method import centred
 from ..statistics.calibration import Calibration
@@ -62,7 +62,7 @@ def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     include = plan.settings.include
     for layer in _own_layers(plan) if shapes else ():
         shape = shapes.get(layer.local_layer)
-        if shape is None and not (include and re.search(include, layer.name)):
+        if shape is None and not (include and matches(include, layer.name)):
             raise TpecError(f"The calibration is of another model: that one had no layer '{layer.local_layer}', "
                             f"{plan.checkpoint.name} has.")
         if shape is not None and shape != layer.shape:

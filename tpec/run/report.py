@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+#: From this share on, weights that became zero are worth a word. A normal distribution loses one in 100 000.
+COARSE = 0.02
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -13,7 +16,8 @@ class LayerReport:
 
     `principal_before` and `principal_after` are the published objective |u1^T (Q - W) v1| / sigma1 of round to nearest
     and of the result (data-free only, else None); `saturated` counts weights beyond +-448 of the scale, `sweeps` is how
-    many of coordinate descent were made: fewer than asked for where nothing moved any more.
+    many of coordinate descent were made: fewer than asked for where nothing moved any more. `vanished` counts weights
+    that became zero: in a layer with a few far too large weights the errors, which these dominate, do not show it.
     """
 
     name: str
@@ -29,6 +33,12 @@ class LayerReport:
     seconds: float
     principal_before: float | None = None
     principal_after: float | None = None
+    vanished: int = 0
+
+    @property
+    def vanished_share(self) -> float:
+        """The share of weights that became zero though they were not."""
+        return self.vanished / max(math.prod(self.shape), 1)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "LayerReport":
@@ -114,7 +124,16 @@ class Report:
             f"({self.output_nbytes / self.source_nbytes:.3f} x), {self.seconds:.1f} s on {self.device}",
             f"{len(self.layers)} layers in FP8, {self.kept} tensors kept"
             + (f", {self.dropped} dropped" if self.dropped else ""),
-            *([f"Largest errors: {worst}"] if worst else []), *self.notes])
+            *([f"Largest errors: {worst}"] if worst else []), *self._coarse(), *self.notes])
+
+    def _coarse(self) -> list[str]:
+        """A line on layers whose scale is too coarse for most of their weights."""
+        found = sorted((layer for layer in self.layers if layer.vanished_share > COARSE),
+                       key=lambda layer: -layer.vanished_share)
+        if not found:
+            return []
+        shown = ", ".join(f"{layer.name} ({100 * layer.vanished_share:.0f} %)" for layer in found[:3])
+        return [f"{len(found)} layers have a few weights so large that others became 0: {shown}; keep them (exclude)."]
 
     def table(self) -> str:
         """One line per layer, as a Markdown table with even columns: errors in % of the layer's weights.

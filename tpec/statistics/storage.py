@@ -82,7 +82,7 @@ def open_calibration(path: Path | str) -> Calibration:
         return Calibration(groups, layers, meta["layers_hash"], meta.get("source", ""), int(meta["runs"]), outputs,
                            _shapes(meta.get("shapes", "{}"), meta["layers_hash"]), checkpoint.identity(),
                            _weights(meta.get("weights", "{}")))
-    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, ArithmeticError, RuntimeError, RecursionError) as error:
         raise file.damaged(error) from None
 
 

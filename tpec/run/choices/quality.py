@@ -1,12 +1,12 @@
 """keep_quality: extra bytes spent on the layers that matter most for theirs, chosen before the file is laid out."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import TpecError
 from ...model.families import KEEP, QUANTIZE
 from ...model.plan import LayerPlan, Plan
+from ...patterns import matches
 from .losses import Measured, expected
 
 #: So many of the layers that found no room are tried in place of others.
@@ -88,7 +88,7 @@ def _filled(order: Sequence[str], costs: Mapping[str, int], budget: int) -> tupl
 
 def _included(plan: Plan, layer: LayerPlan) -> bool:
     include = plan.settings.include
-    return bool(include and re.search(include, layer.name))
+    return bool(include and matches(include, layer.name))
 
 
 def _reason(quality: Quality, name: str) -> str:

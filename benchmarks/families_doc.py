@@ -143,7 +143,7 @@ def _embeddings(models: Iterable[Model]) -> Iterable[str]:
             continue
         plan = make_plan(_checkpoint(model), Settings(format="comfy_quant", embeddings=True))
         before, after, less = (size / 1e9 for size in (plan.checkpoint.nbytes, plain.output_nbytes, plan.output_nbytes))
-        share = sum(layer.info.nbytes for layer in plan.layers if layer.embedding) / plan.checkpoint.nbytes
+        share = sum(layer.info.nbytes for layer in plan.tensors if layer.embedding) / plan.checkpoint.nbytes
         yield (f"| {model.name} | {100 * share:.1f} % | {before:.2f} | {after:.2f} | {less:.2f} "
                f"| {100 * (1 - less / after):.1f} % |\n")
 

@@ -55,7 +55,7 @@ class Rounded:
 
     @property
     def costs(self) -> dict[str, int]:
-        return {layer.layer: layer.info.nbytes - layer.info.items for layer in self.plan.of(QUANTIZE)}
+        return {layer.linear: layer.info.nbytes - layer.info.items for layer in self.plan.of(QUANTIZE)}
 
 
 def rounded(model: Path, calibration: Calibration | None, folder: Path) -> Rounded:

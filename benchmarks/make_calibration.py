@@ -52,7 +52,7 @@ def gradient_stats(rows: int, seed: int, made_on: torch.device) -> GradientsOnDe
 def calibration(model: Path, device: torch.device, gradients: bool) -> Calibration:
     """One group per layer of the model's plan; the parts are computed on `device` on access."""
     plan = make_plan(open_checkpoint(model), Settings())
-    shapes = {layer.local_layer: layer.shape for layer in plan.of(QUANTIZE)}
+    shapes = {layer.linear_in_model: layer.shape for layer in plan.of(QUANTIZE)}
     groups = {name: input_stats(columns, seed, device) for seed, (name, (_, columns)) in enumerate(shapes.items())}
     outputs = {name: gradient_stats(rows, seed, device)
                for seed, (name, (rows, _)) in enumerate(shapes.items()) if gradients}

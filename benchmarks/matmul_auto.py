@@ -103,7 +103,7 @@ def main() -> None:
     found = measure(plan, calibration, torch.device("cpu"))
     costs, work = input_costs(plan, found), multiplications(plan, calibration)
     emulation = Emulation(load_script(args.velocity_script), args.model, calibration, args.points)
-    everything, total = [layer.layer for layer in plan.of(QUANTIZE)], sum(work.values())
+    everything, total = [layer.linear for layer in plan.of(QUANTIZE)], sum(work.values())
     smallest = sorted(work, key=lambda name: work[name])
     lines = []
     for percent in args.percent:

@@ -33,7 +33,7 @@ class Inputs(NamedTuple):
 def collect(model: torch.nn.Module, run: Iterable[object], source: Path, include: str, target: Path) -> Path:
     """Collect a calibration of `source`'s layers while `run` is used up, and save it as a file."""
     plan = make_plan(open_checkpoint(source), Settings(include=include))
-    shapes = {layer.local_layer: layer.shape for layer in plan.of(QUANTIZE)}
+    shapes = {layer.linear_in_model: layer.shape for layer in plan.of(QUANTIZE)}
     modules = {name: module for name, module in model.named_modules() if name in shapes}
     with Collector(modules) as collector:
         for _ in run:

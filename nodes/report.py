@@ -44,5 +44,5 @@ def kept_layers(quantized: QuantizedHandle) -> list[str]:
         plan = make_plan(request.source.checkpoint, request.settings)
     except TpecError:
         return []
-    return [layer.layer for layer in plan.of(KEEP) if layer.name.endswith(".weight") and len(layer.shape) == 2
+    return [layer.linear for layer in plan.of(KEEP) if layer.name.endswith(".weight") and len(layer.shape) == 2
             and layer.name.startswith(plan.prefix)]

@@ -133,7 +133,7 @@ def _refuse_hopeless(plan: Plan, loaded: bool) -> None:
     room = memory.get_free_memory(torch.device("cpu")) + (0 if on_cpu else memory.get_total_memory(device))
     if nbytes > room and not loaded:
         raise TpecError(f"loading the model takes {nbytes / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are free")
-    weights = sum(layer.info.items for layer in plan.layers)
+    weights = sum(layer.info.items for layer in plan.tensors)
     seconds = EFFORTS[-1].evaluations * 2 * weights * 256 / _CPU_RATE
     if on_cpu and seconds > EFFORTS[-1].patience:
         raise _slow(seconds)

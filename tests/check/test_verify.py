@@ -151,11 +151,11 @@ def corrected(folder: Path) -> Path:
     plan = make_plan(open_checkpoint(folder / "model.safetensors"), Settings())
     groups, layers = {}, {}
     for layer in plan.of("quantize"):
-        if layer.layer.startswith("single_blocks"):
+        if layer.linear.startswith("single_blocks"):
             width = layer.shape[1]
             x = torch.randn(20 * width, width, generator=make) + torch.randn(width, generator=make) / 2
-            groups[layer.layer] = HeldInputs(x.mean(0), x.abs().max().item(), len(x), Gram(x.T @ x / len(x)))
-            layers[layer.layer] = layer.layer
+            groups[layer.linear] = HeldInputs(x.mean(0), x.abs().max().item(), len(x), Gram(x.T @ x / len(x)))
+            layers[layer.linear] = layer.linear
     quantize(plan, folder / "calibrated", calibration=Calibration(groups, layers, "h"))
     return folder
 

@@ -47,11 +47,11 @@ def test_keys_dtypes_and_shapes(tmp_path: Path, form: str, prefix: str) -> None:
     output = tmp_path / "q.safetensors"
     quantize(plan, output)
     expected: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for layer in plan.layers:
+    for layer in plan.tensors:
         expected[layer.name] = (layer.dtype, layer.shape)
         if layer.action == "quantize":
             expected[layer.name] = ("F8_E4M3", layer.shape)
-            expected |= {f"{layer.layer}.{key}": value for key, value in SCALARS[form].items()}
+            expected |= {f"{layer.linear}.{key}": value for key, value in SCALARS[form].items()}
     if form != "comfy_quant":
         expected[f"{prefix}scaled_fp8"] = ("F8_E4M3", (2,))
     written = {name: (info.dtype, info.shape) for name, info in open_checkpoint(output).tensors.items()}

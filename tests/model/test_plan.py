@@ -46,12 +46,12 @@ def test_flux(tmp_path: Path, extra: Shapes, prefix: str) -> None:
     assert names(plan, "keep") == shapes.keys() - names(plan)
     assert not names(plan, "drop")
     assert plan.kind == "diffusion_models"
-    reasons = {layer.local: layer.reason for layer in plan.layers}
+    reasons = {layer.local: layer.reason for layer in plan.tensors}
     assert reasons["img_in.weight"] == "input projection, sensitive"
     assert reasons["final_layer.linear.weight"] == "output projection, sensitive"
     assert reasons["time_in.in_layer.weight"].startswith("time, guidance or vector embedder")
-    assert all(layer.reason for layer in plan.layers)
-    assert [layer.name for layer in plan.layers] == list(plan.checkpoint.tensors)
+    assert all(layer.reason for layer in plan.tensors)
+    assert [layer.name for layer in plan.tensors] == list(plan.checkpoint.tensors)
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -103,9 +103,9 @@ def test_full_checkpoint_copies_its_other_parts(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, shapes, dtypes)
     assert (plan.kind, plan.prefix) == ("checkpoints", "model.diffusion_model.")
     assert names(plan) == {f"model.diffusion_model.{name}" for name in BLOCK_WEIGHTS}
-    assert all(layer.reason == "not part of the Flux" for layer in plan.layers if layer.name in OTHER_PARTS)
+    assert all(layer.reason == "not part of the Flux" for layer in plan.tensors if layer.name in OTHER_PARTS)
     layer = next(layer for layer in plan.of("quantize") if "linear1" in layer.name)
-    assert (layer.layer, layer.local_layer) == ("model.diffusion_model.single_blocks.0.linear1",
+    assert (layer.linear, layer.linear_in_model) == ("model.diffusion_model.single_blocks.0.linear1",
                                                 "single_blocks.0.linear1")
 
 
@@ -114,7 +114,7 @@ def test_exclude_and_include(tmp_path: Path) -> None:
     expected = {name for name in BLOCK_WEIGHTS if "_mod." not in name and "single_blocks.1." not in name}
     assert names(plan) == expected | {"img_in.weight", "final_layer.linear.weight",
                                       "final_layer.adaLN_modulation.1.weight"}
-    reasons = {layer.name: layer.reason for layer in plan.layers}
+    reasons = {layer.name: layer.reason for layer in plan.tensors}
     assert reasons["single_blocks.1.linear1.weight"] == "excluded by you"
     assert reasons["img_in.weight"] == "included by you"
     refused("no layer is left to quantize", tmp_path, FLUX, exclude=".")
@@ -301,7 +301,7 @@ def test_include_never_makes_fp8_of_what_comfyui_would_not_scale(tmp_path: Path)
     shapes = FLUX | {"single_blocks.0.router.weight": (8, 8), "single_blocks.1.router.weight": (8, 8)}
     plan = plan_of(tmp_path, shapes, include="router|img_in")
     assert names(plan) == BLOCK_WEIGHTS | {"img_in.weight"}
-    assert "named by include, but not a Linear" in {layer.name: layer.reason for layer in plan.layers}[
+    assert "named by include, but not a Linear" in {layer.name: layer.reason for layer in plan.tensors}[
         "single_blocks.0.router.weight"]
     plan = planned(tmp_path, FLUX, structure_of(without="img_in"), include="img_in")
     assert "img_in.weight" not in names(plan)

@@ -24,7 +24,7 @@ def plan_of(folder: Path, prefix: str = "", **settings: object) -> Plan:
 
 
 def fates(plan: Plan) -> dict[str, tuple[str, str]]:
-    return {layer.local: (layer.action, layer.matmul) for layer in plan.layers}
+    return {layer.local: (layer.action, layer.matmul) for layer in plan.tensors}
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_names_carry_no_prefix(tmp_path: Path, prefix: str) -> None:
     after = fates(followed)
     assert after[f"{PROJ}.weight"][0] == "keep" and after[f"{IMG_IN}.weight"] == ("quantize", "fp8")
     assert after[f"{QKV}.weight"][0] == "quantize"
-    assert next(layer.reason for layer in followed.layers if layer.local_layer == PROJ) == "because"
+    assert next(layer.reason for layer in followed.tensors if layer.linear_in_model == PROJ) == "because"
     assert "2 differ" in followed.summary()
     assert set(recipe_of(followed).layers) == set(recipe_of(plan_of(tmp_path)).layers)
 
@@ -73,7 +73,7 @@ def test_refusals(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     with pytest.raises(TpecError, match="no layer 'elsewhere'"):
         follow(plan, Recipe({"elsewhere": Choice("fp8")}))
-    norm = next(layer.local_layer for layer in plan.layers if layer.local.endswith("_norm.weight"
+    norm = next(layer.linear_in_model for layer in plan.tensors if layer.local.endswith("_norm.weight"
                 ) or layer.local.endswith("norm.scale"))
     with pytest.raises(TpecError, match="no layer|which cannot be"):
         follow(plan, Recipe({norm: Choice("fp8")}))

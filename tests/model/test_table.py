@@ -117,7 +117,7 @@ def test_embeddings_become_fp8_where_comfyui_scales_them(name: str) -> None:
     model, settings = BOTH[name], Settings(format="comfy_quant", embeddings=True)
     scaled = {f"{module}.weight" for module in model.modules("embedding")}
     plan = make_plan(checkpoint(shapes(model)), settings)
-    tables = {layer.name for layer in plan.layers if layer.embedding}
+    tables = {layer.name for layer in plan.tensors if layer.embedding}
     linears = {layer.name for layer in plan_of(name).of("quantize")}
     assert tables and tables <= scaled
     assert {layer.name for layer in plan.of("quantize")} == tables | linears

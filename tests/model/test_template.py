@@ -43,7 +43,7 @@ def test_dtype_tells_not_the_scale(tmp_path: Path, prefix: str) -> None:
     recipe = recipe_like(open_checkpoint(path))
     assert {name for name, choice in recipe.layers.items() if choice.format == "fp8"} == {PROJ, IMG_IN}
     plan = follow(make_plan(open_checkpoint(save_flux(tmp_path)), Settings()), recipe)
-    assert {layer.layer for layer in plan.of("quantize")} == {PROJ, IMG_IN}
+    assert {layer.linear for layer in plan.of("quantize")} == {PROJ, IMG_IN}
     assert "published.safetensors" in plan.summary()
 
 

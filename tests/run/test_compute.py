@@ -145,7 +145,7 @@ def test_a_layers_report_is_made_once_with_its_shape(tmp_path: Path) -> None:
     plan = make_plan(open_checkpoint(source), ONE)
     task = next(task for task in make_tasks(plan, frozenset()) if task.quantize)
     compute = Compute(plan, None, torch.device("cpu"), Meter(1.0, 1, 0.0, 0, None))
-    weight = load(source)[task.layer.name]
+    weight = load(source)[task.tensor.name]
     result = compute.run(Read(task, weight, None, None))
     assert result.ready is None and result.bias is None and result.numbers[0] > 0
     assert set(result.scale_names) == {f"{LINEAR}.weight_scale", f"{LINEAR}.scale_weight"}

@@ -14,7 +14,7 @@ from tpec.command.demo import demo_tensors
 from tpec.files.checkpoint import Reader, open_checkpoint
 from tpec.files.header import TensorInfo
 from tpec.files.plain import write_safetensors
-from tpec.model.plan import LayerPlan, make_plan
+from tpec.model.plan import TensorPlan, make_plan
 from tpec.rounding.grid import round_to_grid
 from tpec.rounding.kernels import TRITON_BLOCK, round_block_torch
 from tpec.rounding.layer import Rounding, check_finite, chunk_size, quantize_tpec
@@ -170,7 +170,7 @@ def test_what_went_up_and_came_down_is_what_it_was() -> None:
     for step in range(8):
         buffer = upload.buffer(halt)
         weight = buffer.view(torch.float32).fill_(step)
-        read = upload.send(Task(LayerPlan(TensorInfo("w", "F32", (size,), 0, 4 * size), "w", "quantize", ""), 1.0),
+        read = upload.send(Task(TensorPlan(TensorInfo("w", "F32", (size,), 0, 4 * size), "w", "quantize", ""), 1.0),
                            buffer, weight, None)
         with torch.cuda.stream(stream):
             stream.wait_event(read.ready)

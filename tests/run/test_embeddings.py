@@ -70,5 +70,5 @@ def test_forms_that_older_versions_read_have_no_tables(form: str) -> None:
 def test_keep_quality_chooses_among_linears_only(source: Path) -> None:
     plan = make_plan(open_checkpoint(source), Settings(format="comfy_quant", embeddings=True, keep_quality=20))
     settled = settle(plan, None, CPU)
-    assert next(layer for layer in settled.layers if layer.name == TABLE).action == "quantize"
+    assert next(layer for layer in settled.tensors if layer.name == TABLE).action == "quantize"
     assert len(settled.of("quantize")) < len(plan.of("quantize"))

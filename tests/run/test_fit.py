@@ -41,7 +41,7 @@ def inputs(width: int, seed: int = 0) -> HeldInputs:
 
 
 def calibration_of(plan: Plan, with_outputs: bool = True, limit: int = RUN_LIMIT) -> Calibration:
-    shapes = {layer.local_layer: layer.shape for layer in plan.of(QUANTIZE)}
+    shapes = {layer.linear_in_model: layer.shape for layer in plan.of(QUANTIZE)}
     widths = {shape[1] for shape in shapes.values()}
     watched = [name for name in shapes if with_outputs and "mod" not in name]
     found = {name: outputs(shapes[name][0], limit=limit) for name in watched}

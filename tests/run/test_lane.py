@@ -49,13 +49,13 @@ class Setup:
         self.plan: Plan = make_plan(open_checkpoint(self.source), Settings(method="nearest"))
         self.layout: Layout = make_layout(self.plan, {})
         spool.create(self.output, self.layout)
-        layers = frozenset(layer.layer for layer in self.plan.of("quantize"))
+        layers = frozenset(layer.linear for layer in self.plan.of("quantize"))
         self.tasks = make_tasks(self.plan, layers if biases else frozenset())
         self.reader, self.file = Reader(self.plan.checkpoint), spool.SpoolFile(self.output, self.layout)
         self.ledger, self.done = Ledger(), []
         self.computes = [Compute(self.plan, None, CPU, Meter(1.0, 1, 0.0, 0, None))
                          for _ in range(threads)]
-        self.finished = finished or (lambda task, *_: self.done.append(task.layer.name))
+        self.finished = finished or (lambda task, *_: self.done.append(task.tensor.name))
 
     def lane(self, compute: Callable[[Read], Result] | None = None) -> Lane:
         computes = [compute] if compute else [one.run for one in self.computes]
@@ -83,7 +83,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_tensor_is_written_and_told_once(tmp_path: Path, small_pieces: None, threads: int) -> None:
     setup = Setup(tmp_path, threads=threads)
     setup.run()
-    assert sorted(setup.done) == sorted(task.layer.name for task in setup.tasks)
+    assert sorted(setup.done) == sorted(task.tensor.name for task in setup.tasks)
     before, after = load(setup.source), load(setup.output.with_name("q.safetensors.partial"))
     for layer in setup.plan.of("keep"):
         assert same_bits(before[layer.name], after[layer.name]), layer.name
@@ -96,7 +96,7 @@ def test_the_journal_is_told_of_every_byte_once(tmp_path: Path, small_pieces: No
     setup = Setup(tmp_path, biases=biases)
     setup.run()
     names = [name for name, _ in setup.ledger.lines]
-    assert len(names) == len(set(names)) == len(setup.plan.layers)
+    assert len(names) == len(set(names)) == len(setup.plan.tensors)
     written = sum(setup.layout.entries[name].nbytes for name in names)
     # A layer's scale goes to the file under each of its names.
     scales = 4 * 2 * len(setup.plan.of("quantize"))

@@ -35,7 +35,7 @@ def calibration_of(plan: Plan, inputs: dict[str, torch.Tensor],
               for name, x in inputs.items()}
     outputs = {name: HeldGradients((g.mT @ g / len(g))[None], g.shape[1], len(g))
                for name, g in (gradients or {}).items()}
-    shapes = {layer.local_layer: layer.shape for layer in plan.of("quantize")}
+    shapes = {layer.linear_in_model: layer.shape for layer in plan.of("quantize")}
     return Calibration(groups, {name: name for name in groups}, hash_layers(shapes), outputs=outputs)
 
 
@@ -50,7 +50,7 @@ def test_errors_are_those_of_rounding_to_nearest(tmp_path: Path) -> None:
     inputs = torch.randn(4096, HIDDEN, generator=generator()) * torch.linspace(0.1, 3, HIDDEN) + 0.5
     grads = torch.randn(512, HIDDEN, generator=generator(1)) * torch.linspace(0.1, 2, HIDDEN)
     found = measure(plan, calibration_of(plan, {PROJ: inputs}, {PROJ: grads}), CPU)
-    assert found.keys() == {layer.layer for layer in plan.of("quantize")}
+    assert found.keys() == {layer.linear for layer in plan.of("quantize")}
     weight = tensors[f"{PROJ}.weight"]
     errors, centred = rounding_error(weight), inputs - inputs.mean(0)
     relative = (centred @ errors.mT).square().sum() / (centred @ weight.float().mT).square().sum()
@@ -112,7 +112,7 @@ def test_expected_shares(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, tiny_flux())
     shares = expected(plan, measure(plan, None, CPU))
     assert sum(shares.values()) == pytest.approx(1)
-    size = {layer.layer: layer.info.items for layer in plan.of("quantize")}
+    size = {layer.linear: layer.info.items for layer in plan.of("quantize")}
     density = {name: share / size[name] for name, share in shares.items()}
     assert max(density, key=density.get) == PROJ
     assert density["double_blocks.0.txt_attn.proj"] < 0.2 * density[PROJ]
@@ -120,7 +120,7 @@ def test_expected_shares(tmp_path: Path) -> None:
 
 def test_layers_that_a_calibration_does_not_know_are_put_among_the_others(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, tiny_flux())
-    names = [layer.layer for layer in plan.of("quantize")]
+    names = [layer.linear for layer in plan.of("quantize")]
     plain = {name: Measured(7e-4) for name in names}
     known = {name: Measured(7e-4, 5e-4, 5e-4, 1.0, 1000) for name in names}
     base, mixed = expected(plan, plain), expected(plan, known | {QKV: Measured(7e-4)})

@@ -31,11 +31,11 @@ def calibration_of(plan: Plan, wide: str = "", unseen: str = "") -> Calibration:
     """White inputs for every layer but `unseen`; those of `wide` have one value far beyond all others."""
     groups = {}
     for layer in plan.of("quantize"):
-        if layer.layer != unseen:
+        if layer.linear != unseen:
             x = torch.randn(2 * layer.shape[1], layer.shape[1], generator=generator())
-            most = 1e7 if layer.layer == wide else x.abs().max().item()
-            groups[layer.local_layer] = HeldInputs(x.mean(0), most, len(x), Gram(x.mT @ x / len(x)))
-    shapes = {layer.local_layer: layer.shape for layer in plan.of("quantize")}
+            most = 1e7 if layer.linear == wide else x.abs().max().item()
+            groups[layer.linear_in_model] = HeldInputs(x.mean(0), most, len(x), Gram(x.mT @ x / len(x)))
+    shapes = {layer.linear_in_model: layer.shape for layer in plan.of("quantize")}
     return Calibration(groups, {name: name for name in groups}, hash_layers(shapes), shapes=shapes)
 
 
@@ -55,7 +55,7 @@ def test_the_cheapest_go_first() -> None:
 def test_cancelling_outputs_cost_more(tmp_path: Path) -> None:
     """Errors of inputs do not cancel where the inputs themselves do."""
     plan = plan_of(tmp_path)
-    names = [layer.layer for layer in plan.of("quantize")]
+    names = [layer.linear for layer in plan.of("quantize")]
     even = {name: Measured(7e-4, 7e-4, 7e-4, 1.0, 1000) for name in names}
     base = input_costs(plan, even)
     assert sum(base.values()) == pytest.approx(1)
@@ -69,8 +69,8 @@ def test_plan_stays_within_the_budget_and_says_so(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     calibration = calibration_of(plan)
     settled = settle(plan, calibration, CPU)
-    fast = {layer.layer for layer in settled.of("quantize") if layer.matmul == "fp8"}
-    slow = {layer.layer for layer in settled.of("quantize") if layer.matmul == "full_precision"}
+    fast = {layer.linear for layer in settled.of("quantize") if layer.matmul == "fp8"}
+    slow = {layer.linear for layer in settled.of("quantize") if layer.matmul == "full_precision"}
     costs, work = input_costs(plan, measure(plan, calibration, CPU)), multiplications(plan, calibration)
     assert fast and slow and not fast & slow and len(fast | slow) == len(plan.of("quantize"))
     assert sum(costs[name] for name in fast) <= BUDGET**2
@@ -92,7 +92,7 @@ def test_layers_that_must_not(tmp_path: Path) -> None:
     calibration = calibration_of(plan, wide=MLP, unseen=QKV)
     free = {name: Measured(7e-4, 7e-4, 1e-12, 1.0, 100) for name in multiplications(plan, calibration) if name != QKV}
     settled = with_matmul(plan, free | {QKV: Measured(7e-4)}, calibration)
-    assert {layer.layer for layer in settled.of("quantize") if layer.matmul == "full_precision"} == {MLP, QKV}
+    assert {layer.linear for layer in settled.of("quantize") if layer.matmul == "full_precision"} == {MLP, QKV}
 
 
 def test_file_from_the_command_line(tmp_path: Path) -> None:

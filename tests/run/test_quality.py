@@ -59,12 +59,12 @@ def test_choice_is_nearly_the_best() -> None:
 def test_plan_keeps_what_matters_and_says_what_it_buys(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, keep_quality=5)
     settled = settle(plan, None, CPU)
-    more = {layer.layer for layer in plan.of("quantize")} - {layer.layer for layer in settled.of("quantize")}
+    more = {layer.linear for layer in plan.of("quantize")} - {layer.linear for layer in settled.of("quantize")}
     assert PROJ in more
     assert 0 < settled.output_nbytes - plan.output_nbytes <= 0.05 * plan.output_nbytes
     sentence, = settled.bought
     assert f"{len(more)} of" in sentence and "x the expected error" in sentence and sentence in settled.summary()
-    assert next(layer.reason for layer in settled.layers if layer.layer == PROJ).startswith("kept for quality")
+    assert next(layer.reason for layer in settled.tensors if layer.linear == PROJ).startswith("kept for quality")
     assert settle(settled, None, CPU) is settled
     plain = plan_of(tmp_path)
     assert settle(plain, None, CPU) is plain
@@ -99,7 +99,7 @@ def test_a_run_spends_it(tmp_path: Path) -> None:
 
     plan, output = plan_of(tmp_path, keep_quality=5), tmp_path / "q.safetensors"
     report = quantize(plan, output)
-    kept = {layer.layer for layer in plan.of("quantize")} - quantized_layers(output)
+    kept = {layer.linear for layer in plan.of("quantize")} - quantized_layers(output)
     assert PROJ in kept and len(report.layers) == len(plan.of("quantize")) - len(kept)
     assert any("keep_quality 5 %" in note for note in report.notes)
     assert verify(plan.checkpoint.path, output).ok
@@ -112,7 +112,7 @@ def test_float32_layers_cost_more(tmp_path: Path) -> None:
     save_file({name: tensor.float() for name, tensor in tiny_flux().items()}, path)
     plan = make_plan(open_checkpoint(path), Settings(keep_quality=5))
     quality = bought(plan)
-    assert quality.nbytes == 3 * sum(layer.info.items for layer in plan.of("quantize") if layer.layer in quality.kept)
+    assert quality.nbytes == 3 * sum(layer.info.items for layer in plan.of("quantize") if layer.linear in quality.kept)
     assert with_quality(plan, quality).output_nbytes == plan.output_nbytes + quality.nbytes
 
 

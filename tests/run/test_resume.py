@@ -220,7 +220,7 @@ def test_working_file_without_a_synced_line_is_begun_anew(source: Path, tmp_path
     """Killed in the first seconds: what is in the file is unknown, for example the input scales of other statistics."""
     output = tmp_path / "q.safetensors"
     plan = make_plan(open_checkpoint(source), Settings(matmul="fp8", num_iter=0))
-    layers = {layer.local_layer: layer.shape for layer in plan.of("quantize")}
+    layers = {layer.linear_in_model: layer.shape for layer in plan.of("quantize")}
 
     def calibration(size: float) -> Calibration:
         groups = {name: stats(shape[1], size) for name, shape in layers.items()}
@@ -241,7 +241,7 @@ def test_input_scales_of_other_statistics_are_not_resumed(source: Path, tmp_path
     """Rounding to nearest asks nothing of the statistics, the input scales in the file do."""
     output = tmp_path / "q.safetensors"
     plan = make_plan(open_checkpoint(source), Settings(method="nearest", matmul="fp8"))
-    layers = {layer.local_layer: layer.shape for layer in plan.of("quantize")}
+    layers = {layer.linear_in_model: layer.shape for layer in plan.of("quantize")}
 
     def calibration(size: float) -> Calibration:
         groups = {name: stats(shape[1], size) for name, shape in layers.items()}

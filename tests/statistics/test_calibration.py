@@ -251,9 +251,9 @@ def flux_plan(folder: Path, **settings: object) -> Plan:
 
 
 def flux_calibration(plan: Plan, only: str = "", tokens: int = 4000) -> Calibration:
-    layers = {layer.local_layer: layer.shape[1] for layer in plan.of("quantize") if only in layer.local_layer}
+    layers = {layer.linear_in_model: layer.shape[1] for layer in plan.of("quantize") if only in layer.linear_in_model}
     groups = {str(width): stats(width, tokens) for width in set(layers.values())}
-    shapes = {layer.local_layer: layer.shape for layer in plan.of("quantize")} | {"img_in": (HIDDEN, 64)}
+    shapes = {layer.linear_in_model: layer.shape for layer in plan.of("quantize")} | {"img_in": (HIDDEN, 64)}
     return Calibration(groups, {name: str(width) for name, width in layers.items()}, hash_layers(shapes), shapes=shapes)
 
 
@@ -334,7 +334,7 @@ def test_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TpecError, match=f"calibration is of another model.*{words}"):
             quantize(plan, tmp_path / "q", calibration=calibration)
         assert names_in(tmp_path) == {"model.safetensors"}
-    assert check_calibration(plan, flux_calibration(plan)) == tuple(layer.layer for layer in plan.of("quantize"))
+    assert check_calibration(plan, flux_calibration(plan)) == tuple(layer.linear for layer in plan.of("quantize"))
 
 
 def test_calibration_of_a_smaller_relative_is_refused(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_calibration_fits_the_full_checkpoint_too(tmp_path: Path) -> None:
     full = make_plan(open_checkpoint(tmp_path / "full"), Settings())
     quantize(full, tmp_path / "q", calibration=flux_calibration(plan, tokens=6000))
     record = json.loads(open_checkpoint(tmp_path / "q").metadata["tpec_calibrated"])
-    assert set(record) == {layer.layer for layer in full.of("quantize")}
+    assert set(record) == {layer.linear for layer in full.of("quantize")}
     assert verify(tmp_path / "full", tmp_path / "q").corrected == 13
 
 
@@ -383,7 +383,7 @@ def test_header_says_what_was_calibrated(tmp_path: Path, tokens: int, corrected:
     calibration = flux_calibration(plan, tokens=tokens)
     quantize(plan, tmp_path / "q", calibration=calibration)
     record = json.loads(open_checkpoint(tmp_path / "q").metadata["tpec_calibrated"])
-    assert set(record) == {layer.layer for layer in plan.of("quantize")}
+    assert set(record) == {layer.linear for layer in plan.of("quantize")}
     assert sum(length is not None for length in record.values()) == corrected
     if corrected:
         assert record[LAYER] == pytest.approx(calibration.stats(LAYER).mean.norm().item(), rel=1e-3)

@@ -9,7 +9,7 @@ from ..files.checkpoint import Checkpoint, open_checkpoint
 from ..files.header import MAX_HEADER_BYTES, TensorInfo
 from ..model.families import QUANTIZE, Action
 from ..model.formats import make_layout
-from ..model.plan import LayerPlan, Plan, make_plan
+from ..model.plan import Plan, TensorPlan, make_plan
 from ..settings import Settings
 
 _FORMAT_KEYS = {"weight_scale": "comfy_quant", "scale_weight": "scaled_fp8"}
@@ -62,7 +62,7 @@ class Inspection:
         plan = self.plan
         return data | {"family": plan.family.name, "why": plan.why, "kind": plan.kind,
                        "quantizable": len(plan.of(QUANTIZE)), "result_bytes": plan.output_nbytes,
-                       "layers": [_entry(layer.info, layer.action, layer.reason) for layer in plan.layers]}
+                       "layers": [_entry(layer.info, layer.action, layer.reason) for layer in plan.tensors]}
 
     def text(self, every_tensor: bool = False) -> str:
         """The inspection for people: a few lines, or one more for every tensor."""
@@ -76,7 +76,7 @@ class Inspection:
             entries = [(info, "-", "") for info in self.checkpoint.tensors.values()]
         else:
             lines += _verdict(self.plan)
-            entries = [(layer.info, layer.action, layer.reason) for layer in self.plan.layers]
+            entries = [(layer.info, layer.action, layer.reason) for layer in self.plan.tensors]
         if every_tensor:
             lines += [_line(*entry) for entry in entries]
         elif self.plan is not None:
@@ -113,8 +113,8 @@ def _verdict(plan: Plan) -> list[str]:
 
 def _groups(plan: Plan) -> list[str]:
     """One line for each action and reason: how many tensors it holds for, and their size."""
-    groups: defaultdict[tuple[Action, str], list[LayerPlan]] = defaultdict(list)
-    for layer in plan.layers:
+    groups: defaultdict[tuple[Action, str], list[TensorPlan]] = defaultdict(list)
+    for layer in plan.tensors:
         groups[layer.action, layer.reason].append(layer)
     lines = [(sum(layer.info.nbytes for layer in layers), len(layers), *key) for key, layers in groups.items()]
     return [f"{action:8} {count:5} tensors {size / 1e9:9.3f} GB  {reason}"

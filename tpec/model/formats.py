@@ -14,7 +14,7 @@ from ..files.layout import Layout, place
 from ..version import __version__
 from .families import DROP, ENCODER_PREFIXES, QUANTIZE
 from .origin import ORIGIN_KEY
-from .plan import LayerPlan, Plan
+from .plan import Plan, TensorPlan
 from .quantized import TABLE_KEY, header_table, legacy_only
 
 #: Header metadata: a JSON object of the calibrated layers. The value is |E[x]| of the layer's input where the bias
@@ -48,18 +48,18 @@ def make_layout(plan: Plan, options: Mapping[str, LayerOptions],
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     constants: dict[str, bytes] = {}
     described: dict[str, dict[str, object]] = {}
-    for layer in plan.layers:
+    for layer in plan.tensors:
         if layer.action == DROP:
             continue
         if layer.action != QUANTIZE:
             shapes[layer.name] = (layer.dtype, layer.shape)
             continue
-        choice = options.get(layer.layer, default)
-        described[layer.layer] = _description(choice)
+        choice = options.get(layer.linear, default)
+        described[layer.linear] = _description(choice)
         _add_layer(shapes, constants, layer, plan, choice)
     if plan.settings.format != "comfy_quant":
         # The legacy form has one flag for all layers.
-        full = plan.settings.matmul != "fp8" or any(layer.matmul == "full_precision" for layer in plan.layers)
+        full = plan.settings.matmul != "fp8" or any(layer.matmul == "full_precision" for layer in plan.tensors)
         marker = 2 if full else 0
         for part in plan.parts:
             shapes[f"{part.prefix}scaled_fp8"] = ("F8_E4M3", (marker,))
@@ -95,21 +95,21 @@ def _description(choice: LayerOptions) -> dict[str, object]:
     return conf
 
 
-def _add_layer(shapes: dict[str, tuple[str, tuple[int, ...]]], constants: dict[str, bytes], layer: LayerPlan,
+def _add_layer(shapes: dict[str, tuple[str, tuple[int, ...]]], constants: dict[str, bytes], layer: TensorPlan,
                plan: Plan, choice: LayerOptions) -> None:
     shapes[layer.name] = ("F8_E4M3", layer.shape)
-    for name in scalar_names(layer.layer, plan):
+    for name in scalar_names(layer.linear, plan):
         # The published script writes one-element vectors; the current form is a scalar.
         shapes[name] = ("F32", () if name.endswith(".weight_scale") else (1,))
     if plan.settings.format != "scaled_fp8":
         content = json.dumps(_description(choice)).encode()
-        shapes[f"{layer.layer}.comfy_quant"] = ("U8", (len(content),))
-        constants[f"{layer.layer}.comfy_quant"] = content
+        shapes[f"{layer.linear}.comfy_quant"] = ("U8", (len(content),))
+        constants[f"{layer.linear}.comfy_quant"] = content
     if choice.input_scale is not None:
         for key, wanted in (("input_scale", "scaled_fp8"), ("scale_input", "comfy_quant")):
             if plan.settings.format != wanted:
-                shapes[f"{layer.layer}.{key}"] = ("F32", () if key == "input_scale" else (1,))
-                constants[f"{layer.layer}.{key}"] = float32_bytes(choice.input_scale)
+                shapes[f"{layer.linear}.{key}"] = ("F32", () if key == "input_scale" else (1,))
+                constants[f"{layer.linear}.{key}"] = float32_bytes(choice.input_scale)
 
 
 def _metadata(plan: Plan, described: Mapping[str, dict[str, object]],

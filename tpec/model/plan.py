@@ -18,7 +18,7 @@ from .structure import Structure
 
 
 @dataclass(frozen=True)
-class LayerPlan:
+class TensorPlan:
     """One tensor's fate.
 
     info: the tensor in the source. local: its name without the file's prefix. action: QUANTIZE, KEEP or DROP. reason:
@@ -49,12 +49,12 @@ class LayerPlan:
         return self.info.shape
 
     @property
-    def layer(self) -> str:
+    def linear(self) -> str:
         """The Linear's name in the file: the tensor's without '.weight'."""
         return self.name.removesuffix(".weight")
 
     @property
-    def local_layer(self) -> str:
+    def linear_in_model(self) -> str:
         """The Linear's name in the model, without the file's prefix: the key of calibration data."""
         return self.local.removesuffix(".weight")
 
@@ -63,15 +63,15 @@ class LayerPlan:
 class Plan:
     """A checkpoint, the settings, what was detected and every tensor's fate, in file order.
 
-    parts: the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`). layers: one
-    entry for every tensor, biases and norms included. notes: sentences for the summary. bought: sentences on what
+    parts: the models in the file that are quantized, the first is the main one (`family`, `prefix`, `why`). tensors:
+    one entry for every tensor, biases and norms included. notes: sentences for the summary. bought: sentences on what
     was measured for `settings.keep_quality` and `matmul: auto`, () until that is done.
     """
 
     checkpoint: Source
     settings: Settings
     parts: tuple[Detection, ...]
-    layers: tuple[LayerPlan, ...]
+    tensors: tuple[TensorPlan, ...]
     notes: tuple[str, ...] = ()
     bought: tuple[str, ...] = ()
 
@@ -90,9 +90,9 @@ class Plan:
         """How the main model was recognised, for people."""
         return self.parts[0].why
 
-    def of(self, action: Action) -> tuple[LayerPlan, ...]:
+    def of(self, action: Action) -> tuple[TensorPlan, ...]:
         """The tensors with this fate, in file order."""
-        return tuple(layer for layer in self.layers if layer.action == action)
+        return tuple(layer for layer in self.tensors if layer.action == action)
 
     def part(self, name: str) -> Detection | None:
         """The part that the tensor or layer `name` of the file belongs to."""
@@ -101,7 +101,8 @@ class Plan:
     @property
     def kind(self) -> str:
         """ComfyUI's model folder for the result."""
-        if self.prefix and any(not layer.name.startswith(self.prefix) for layer in self.layers if layer.action != DROP):
+        written = [one.name for one in self.tensors if one.action != DROP]
+        if self.prefix and not all(name.startswith(self.prefix) for name in written):
             return "checkpoints"
         return self.family.kind
 
@@ -109,7 +110,7 @@ class Plan:
     def output_nbytes(self) -> int:
         """Bytes of tensor data in the result, scales and markers not counted."""
         return sum(layer.info.items if layer.action == QUANTIZE else layer.info.nbytes
-                   for layer in self.layers if layer.action != DROP)
+                   for layer in self.tensors if layer.action != DROP)
 
     def summary(self) -> str:
         """A few lines for people: what was detected, what happens, how large the result is."""
@@ -131,7 +132,7 @@ class Plan:
         """One line per tensor: action, dtype, shape, name, reason."""
         return "\n".join(
             f"{layer.action:8} {layer.dtype:5} {'x'.join(map(str, layer.shape)) or 'scalar':>14}  {layer.name}  "
-            f"({layer.reason})" for layer in self.layers)
+            f"({layer.reason})" for layer in self.tensors)
 
 
 def make_plan(checkpoint: Source, settings: Settings, structure: Structure | None = None) -> Plan:
@@ -196,28 +197,28 @@ def _tensors_of(part: Detection, parts: tuple[Detection, ...],
     return {name: info for name, info in tensors.items() if part_at(parts, name) is part}
 
 
-def _decide(info: TensorInfo, parts: tuple[Detection, ...], settings: Settings, agreement: Agreement) -> LayerPlan:
+def _decide(info: TensorInfo, parts: tuple[Detection, ...], settings: Settings, agreement: Agreement) -> TensorPlan:
     part = part_at(parts, info.name)
     if part is None:
         if settings.only_part:
-            return LayerPlan(info, info.name, DROP, f"only the {parts[0].family.title} is wanted")
-        return LayerPlan(info, info.name, KEEP, f"not part of the {parts[0].family.title}")
+            return TensorPlan(info, info.name, DROP, f"only the {parts[0].family.title} is wanted")
+        return TensorPlan(info, info.name, KEEP, f"not part of the {parts[0].family.title}")
     local = info.name[len(part.prefix):]
     drop = part.family.dropped(local)
     if drop is not None:
-        return LayerPlan(info, local, DROP, drop.reason)
+        return TensorPlan(info, local, DROP, drop.reason)
     unfit = _unfit(info, local)
     if unfit:
-        return LayerPlan(info, local, KEEP, unfit)
+        return TensorPlan(info, local, KEEP, unfit)
     if settings.exclude and matches(settings.exclude, info.name):
-        return LayerPlan(info, local, KEEP, "excluded by you")
+        return TensorPlan(info, local, KEEP, "excluded by you")
     included = bool(settings.include and matches(settings.include, info.name))
     if part.family is CUSTOM:
-        return LayerPlan(info, local, *((QUANTIZE, "included by you") if included else (KEEP, "not named by include")))
+        return TensorPlan(info, local, *((QUANTIZE, "included by you") if included else (KEEP, "not named by include")))
     judge = agreement if part is parts[0] else Agreement(part.family, None)
     if settings.embeddings and judge.embedding(local.removesuffix(".weight")):
-        return LayerPlan(info, local, QUANTIZE, "token embedding, FP8 as you asked", embedding=True)
-    return LayerPlan(info, local, *fate(local.removesuffix(".weight"), part.family, settings, included, judge))
+        return TensorPlan(info, local, QUANTIZE, "token embedding, FP8 as you asked", embedding=True)
+    return TensorPlan(info, local, *fate(local.removesuffix(".weight"), part.family, settings, included, judge))
 
 
 def _unfit(info: TensorInfo, local: str) -> str:

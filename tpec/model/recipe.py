@@ -15,7 +15,7 @@ from ..errors import TpecError
 from ..patterns import matches
 from ..settings import LAYER_MATMULS, Settings
 from .families import KEEP, PREFIXES, QUANTIZE
-from .plan import LayerPlan, Plan, make_plan
+from .plan import Plan, TensorPlan, make_plan
 from .structure import Structure
 
 VERSION = 1
@@ -50,7 +50,7 @@ class Recipe:
 def recipe_of(plan: Plan, structure: Structure | None = None) -> Recipe:
     """What `plan` decides for every layer that ComfyUI could scale, and why; `structure` is as for make_plan."""
     layers, possible = {}, _possible(plan, structure)
-    for layer in plan.layers:
+    for layer in plan.tensors:
         if layer.action == QUANTIZE:
             own = "fp8" if plan.settings.matmul == "fp8" else "full_precision"
             layers[bare(layer, plan)] = Choice(FP8, layer.matmul or own, layer.reason)
@@ -64,7 +64,7 @@ def follow(plan: Plan, recipe: Recipe, structure: Structure | None = None) -> Pl
 
     `structure` is as for make_plan. Raises TpecError for layers that the model does not have or that must not be FP8.
     """
-    known = {bare(layer, plan): layer for layer in plan.layers if layer.name.endswith(".weight")}
+    known = {bare(layer, plan): layer for layer in plan.tensors if layer.name.endswith(".weight")}
     lost = [name for name in recipe.layers if name not in known]
     if lost and (not recipe.lenient or len(lost) == len(recipe.layers)):
         raise TpecError(f"{recipe.source} is for another model: {plan.checkpoint.name} has no layer '{lost[0]}'.")
@@ -72,25 +72,25 @@ def follow(plan: Plan, recipe: Recipe, structure: Structure | None = None) -> Pl
     wanted = {known[name].name: choice for name, choice in recipe.layers.items() if name in known}
     refused = [name for name, choice in wanted.items() if choice.format == FP8 and name not in possible]
     if refused and not recipe.lenient:
-        why = next(layer.reason for layer in plan.layers if layer.name == refused[0])
+        why = next(layer.reason for layer in plan.tensors if layer.name == refused[0])
         raise TpecError(f"{recipe.source} wants '{refused[0].removesuffix('.weight')}' in FP8, which cannot be "
                         f"({why}): write \"{HIGH}\" there.")
     layers = tuple(_followed(layer, wanted.get(layer.name), layer.name in possible, plan.settings)
-                   for layer in plan.layers)
+                   for layer in plan.tensors)
     if not any(layer.action == QUANTIZE for layer in layers):
         raise TpecError(f"{recipe.source} leaves no layer of {plan.checkpoint.name} to quantize.")
-    count = sum(one.action != other.action for one, other in zip(plan.layers, layers, strict=True))
+    count = sum(one.action != other.action for one, other in zip(plan.tensors, layers, strict=True))
     notes = [f"layers as {recipe.source} has them ({count} differ from the defaults)"]
     if refused:
         notes.append(f"{len(refused)} layers that are FP8 there stay in high precision, as ComfyUI would ignore their "
                      f"scales (the first is {refused[0].removesuffix('.weight')})")
-    return replace(plan, layers=layers, notes=(*plan.notes, *notes))
+    return replace(plan, tensors=layers, notes=(*plan.notes, *notes))
 
 
-def bare(layer: LayerPlan, plan: Plan) -> str:
+def bare(layer: TensorPlan, plan: Plan) -> str:
     """The name that a recipe has for a layer: with its prefix only where it is not of the file's main model."""
     part = plan.part(layer.name)
-    return layer.local_layer if part is plan.parts[0] else layer.layer
+    return layer.linear_in_model if part is plan.parts[0] else layer.linear
 
 
 def without_prefix(name: str) -> str:
@@ -106,7 +106,7 @@ def _possible(plan: Plan, structure: Structure | None) -> frozenset[str]:
     return frozenset(layer.name for layer in make_plan(plan.checkpoint, every, structure).of(QUANTIZE))
 
 
-def _followed(layer: LayerPlan, choice: Choice | None, possible: bool, settings: Settings) -> LayerPlan:
+def _followed(layer: TensorPlan, choice: Choice | None, possible: bool, settings: Settings) -> TensorPlan:
     if choice is None or any(text and matches(text, layer.name) for text in (settings.include, settings.exclude)):
         return layer
     if choice.format == FP8 and possible:

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import TpecError, is_out_of_memory
 from ..model.formats import WORST_ERROR, scalar_names
-from ..model.plan import LayerPlan, Plan
+from ..model.plan import Plan, TensorPlan
 from ..rounding.layer import Facts, chunk_size, with_vanished
 from ..rounding.method import Policy, Rounded, Rounder
 from ..statistics.calibration import Calibration
@@ -47,8 +47,8 @@ class Compute:
 
     def _run(self, item: Read) -> Result:
         begun = time.monotonic()
-        layer = item.task.layer
-        self._meter.begin(layer.layer)
+        layer = item.task.tensor
+        self._meter.begin(layer.linear)
         self._take_over(item)
         rounded, bias = self._with_less_memory(item)
         quantized = rounded.quantized
@@ -57,7 +57,7 @@ class Compute:
             ready = torch.cuda.Event()
             ready.record(self._stream)
         return Result(quantized.codes, torch.stack([quantized.scale, *quantized.facts]), bias,
-                      tuple(scalar_names(layer.layer, self._plan)),
+                      tuple(scalar_names(layer.linear, self._plan)),
                       partial(_report, layer, rounded.metric, rounded.bias is not None, begun), ready)
 
     def _take_over(self, item: Read) -> None:
@@ -73,20 +73,20 @@ class Compute:
         """The layer and the bias that goes with it, both on the device that had room for it."""
         found, bias = None, item.bias
         if item.weight.device == self.device:
-            found = self._in_smaller_pieces(item.weight, bias, item.task.layer)
+            found = self._in_smaller_pieces(item.weight, bias, item.task.tensor)
         if found is None and self.device.type != "cpu":
             note = memory_note(self.device)
             if note not in self.notes:
                 self.notes.append(note)
             bias = bias.cpu() if bias is not None else None
-            found = self._in_smaller_pieces(item.weight.cpu(), bias, item.task.layer)
+            found = self._in_smaller_pieces(item.weight.cpu(), bias, item.task.tensor)
             self._rounder.forget()
         if found is None:
-            raise TpecError(f"Memory ran out at layer '{item.task.layer.layer}', even in small pieces: close other "
+            raise TpecError(f"Memory ran out at layer '{item.task.tensor.linear}', even in small pieces: close other "
                             "programs, or leave out the layer (exclude).")
         return found, bias if found.bias is None else found.bias
 
-    def _in_smaller_pieces(self, weight: torch.Tensor, bias: torch.Tensor | None, layer: LayerPlan) -> Rounded | None:
+    def _in_smaller_pieces(self, weight: torch.Tensor, bias: torch.Tensor | None, layer: TensorPlan) -> Rounded | None:
         """The layer on the weight's device, in the largest pieces that there is memory for; None if there is not."""
         for shrink in _SHRINK:
             try:
@@ -102,13 +102,13 @@ class Compute:
                 torch.cuda.empty_cache()
         return None
 
-    def _round(self, weight: torch.Tensor, bias: torch.Tensor | None, layer: LayerPlan, chunk: int) -> Rounded:
+    def _round(self, weight: torch.Tensor, bias: torch.Tensor | None, layer: TensorPlan, chunk: int) -> Rounded:
         if layer.embedding:
             return self._rounder.round_table(layer.name, weight, chunk)
         inputs = gradients = None
         if self._calibration is not None:
-            inputs = self._calibration.stats(layer.local_layer)
-            gradients = self._calibration.outputs.get(layer.local_layer)
+            inputs = self._calibration.stats(layer.linear_in_model)
+            gradients = self._calibration.outputs.get(layer.linear_in_model)
         return self._rounder.round_linear(layer.name, weight, bias, inputs, gradients, chunk)
 
 
@@ -117,13 +117,13 @@ def memory_note(device: torch.device) -> str:
     return f"{device} ran out of memory; some layers were computed on the CPU"
 
 
-def _report(layer: LayerPlan, metric: str, corrected: bool, begun: float, numbers: torch.Tensor,
+def _report(layer: TensorPlan, metric: str, corrected: bool, begun: float, numbers: torch.Tensor,
             bias: torch.Tensor | None) -> LayerReport:
     """The layer's line of the report, from the numbers that the device sent (scale and facts) and its bias.
 
     Raises TpecError if the layer must not be written.
     """
-    name, facts = layer.layer, Facts.of(numbers[1:].double())
+    name, facts = layer.linear, Facts.of(numbers[1:].double())
     norm2 = facts.weight_norm2 if facts.weight_norm2 > 0 else torch.ones_like(facts.weight_norm2)
     relative_error, nearest_error = (facts.error2 / norm2).sqrt(), (facts.nearest_error2 / norm2).sqrt()
     _refuse_what_cannot_be_held(name, numbers, relative_error.item(), bias if corrected else None)

@@ -10,7 +10,7 @@ from ..files.header import TensorInfo
 from ..files.source import TensorReader
 from ..model.families import QUANTIZE
 from ..model.formats import LayerOptions
-from ..model.plan import LayerPlan, Plan
+from ..model.plan import Plan, TensorPlan
 from ..patterns import matches
 from ..rounding.grid import FP8_MAX
 from ..rounding.method import centred
@@ -27,16 +27,16 @@ def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
     """Names (in the file) of the layers it covers. Raises TpecError when it is of another model."""
     layers, covered = _own_layers(plan), []
     for layer in layers:
-        stats = calibration.stats(layer.local_layer)
+        stats = calibration.stats(layer.linear_in_model)
         if stats is None:
             continue
         covered.append(layer)
         if stats.width != layer.shape[1]:
-            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' reads {stats.width} "
+            raise TpecError(f"The calibration is of another model: its '{layer.linear_in_model}' reads {stats.width} "
                             f"values, that of {plan.checkpoint.name} {layer.shape[1]}.")
-        outputs = calibration.outputs.get(layer.local_layer)
+        outputs = calibration.outputs.get(layer.linear_in_model)
         if outputs is not None and outputs.rows != layer.shape[0]:
-            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' has {outputs.rows} "
+            raise TpecError(f"The calibration is of another model: its '{layer.linear_in_model}' has {outputs.rows} "
                             f"outputs, that of {plan.checkpoint.name} {layer.shape[0]}.")
     foreign = [name for name in calibration.layers if f"{plan.prefix}{name}.weight" not in plan.checkpoint.tensors]
     if covered and foreign:
@@ -45,10 +45,10 @@ def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
         raise TpecError(f"The calibration is of another model: it knows none of the {len(layers)} layers of "
                         f"{plan.checkpoint.name}.")
     _check_shapes(plan, calibration.shapes)
-    return tuple(layer.layer for layer in covered)
+    return tuple(layer.linear for layer in covered)
 
 
-def _own_layers(plan: Plan) -> tuple[LayerPlan, ...]:
+def _own_layers(plan: Plan) -> tuple[TensorPlan, ...]:
     """The layers of the plan's main model; text encoders quantized beside it see other inputs."""
     return tuple(layer for layer in plan.of(QUANTIZE) if plan.part(layer.name) is plan.parts[0])
 
@@ -61,12 +61,12 @@ def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """
     include = plan.settings.include
     for layer in _own_layers(plan) if shapes else ():
-        shape = shapes.get(layer.local_layer)
+        shape = shapes.get(layer.linear_in_model)
         if shape is None and not (include and matches(include, layer.name)):
-            raise TpecError(f"The calibration is of another model: that one had no layer '{layer.local_layer}', "
+            raise TpecError(f"The calibration is of another model: that one had no layer '{layer.linear_in_model}', "
                             f"{plan.checkpoint.name} has.")
         if shape is not None and shape != layer.shape:
-            raise TpecError(f"The calibration is of another model: its '{layer.local_layer}' is "
+            raise TpecError(f"The calibration is of another model: its '{layer.linear_in_model}' is "
                             f"{' x '.join(map(str, shape))}, that of {plan.checkpoint.name} "
                             f"{' x '.join(map(str, layer.shape))}.")
 
@@ -99,7 +99,7 @@ def _sampled(reader: TensorReader, info: TensorInfo) -> tuple[float, ...]:
     dtype = TORCH_DTYPES[info.dtype]
     begin, count = sampled_span(info.shape)
     raw = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
-    reader.read_into(info, memoryview(raw.numpy()), begin * dtype.itemsize)
+    reader.read_into(info, raw.numpy().data, begin * dtype.itemsize)
     return rounded(raw.view(dtype))
 
 
@@ -109,11 +109,11 @@ def calibration_record(tasks: Iterable[Task], calibration: Calibration | None) -
     if calibration is None:
         return record
     for task in tasks:
-        stats = calibration.stats(task.layer.local_layer) if task.quantize else None
+        stats = calibration.stats(task.tensor.linear_in_model) if task.quantize else None
         if stats is not None:
             corrects = centred(stats, task.bias is not None)
             # Few digits, so that the header does not depend on the order of summation.
-            record[task.layer.layer] = float(f"{stats.mean.double().norm().item():.4g}") if corrects else None
+            record[task.tensor.linear] = float(f"{stats.mean.double().norm().item():.4g}") if corrects else None
     return record
 
 
@@ -125,11 +125,11 @@ def layer_options(plan: Plan, calibration: Calibration | None) -> Mapping[str, L
     options = {}
     for layer in plan.of(QUANTIZE):
         matmul = layer.matmul or plan.settings.matmul
-        stats = calibration.stats(layer.local_layer) if calibration and matmul == "fp8" else None
+        stats = calibration.stats(layer.linear_in_model) if calibration and matmul == "fp8" else None
         if stats is not None:
-            options[layer.layer] = fp8_options(stats)
+            options[layer.linear] = fp8_options(stats)
         elif matmul != plan.settings.matmul:
-            options[layer.layer] = LayerOptions(full_precision=matmul == "full_precision")
+            options[layer.linear] = LayerOptions(full_precision=matmul == "full_precision")
     return options
 
 

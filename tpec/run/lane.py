@@ -61,7 +61,7 @@ class Lane:
     stages: Stages = field(default_factory=Stages)
 
     def __post_init__(self) -> None:
-        quantized = [task.layer for task in self.tasks if task.quantize]
+        quantized = [task.tensor for task in self.tasks if task.quantize]
         self._sizes = sizes = LaneSizes.of(quantized, len(self.compute))
         self._budget = Budget(sizes.in_flight)
         self._inbox: queue.Queue[Read | None] = queue.Queue(AHEAD)
@@ -101,7 +101,7 @@ class Lane:
         bias = [] if result.bias is None else [result.bias]
         (codes, numbers, *biases), ready, buffer = download.fetch([result.codes, result.numbers, *bias], result.ready,
                                                                   self.halt)
-        pieces = [(task.layer.name, codes, 0), *((name, numbers[:_SCALE], 0) for name in result.scale_names)]
+        pieces = [(task.tensor.name, codes, 0), *((name, numbers[:_SCALE], 0) for name in result.scale_names)]
         host_bias = None
         if task.bias is not None and result.bias is not None:
             pieces.append((task.bias.name, biases[0], 0))
@@ -144,13 +144,13 @@ class Lane:
         waiting, used = iter(self.tasks), 0
         for task in self.tasks:
             while used < _WINDOW and (coming := next(waiting, None)) is not None:
-                self.reader.will_need(coming.layer.info)
-                used += coming.layer.info.nbytes
+                self.reader.will_need(coming.tensor.info)
+                used += coming.tensor.info.nbytes
             yield
-            used -= task.layer.info.nbytes
+            used -= task.tensor.info.nbytes
 
     def _read(self, task: Task, upload: Upload | None) -> Read:
-        info = task.layer.info
+        info = task.tensor.info
         self._budget.take(info.nbytes, self.halt)
         bias = self._load_bias(task.bias) if task.bias else None
         if upload is None:
@@ -176,7 +176,7 @@ class Lane:
         return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
     def _copy(self, task: Task) -> None:
-        info = task.layer.info
+        info = task.tensor.info
         piece_size = self._sizes.piece
         for offset in range(0, max(info.nbytes, 1), piece_size):
             count = min(piece_size, info.nbytes - offset)
@@ -204,10 +204,10 @@ class Lane:
             if item.buffer is not None and self._downloads is not None:
                 self._downloads.give(item.buffer)
             # What was taken: of a quantized layer the bytes that were read, else the piece's own.
-            self._budget.give(nbytes if report is None else item.task.layer.info.nbytes)
+            self._budget.give(nbytes if report is None else item.task.tensor.info.nbytes)
             if item.task is not None:
                 self._note(item.task, None if report is None else report.to_json(),
-                           nbytes if report is not None else item.task.layer.info.nbytes)
+                           nbytes if report is not None else item.task.tensor.info.nbytes)
             self.stages.write += time.monotonic() - begun
         if not self.halt.is_set():
             self.journal.flush()
@@ -216,8 +216,8 @@ class Lane:
         """Note a task whose tensors, of `nbytes` in all, are written."""
         known: Known = {name: {"nonfinite": True} if name in self._nonfinite else None for name in task.written}
         if report is not None:
-            known[task.layer.name] = report
+            known[task.tensor.name] = report
         for name in task.written:
             # The journal adds the bytes up: they count once, whatever the number of names.
-            self.journal.record(name, nbytes if name == task.layer.name else 0, known[name])
+            self.journal.record(name, nbytes if name == task.tensor.name else 0, known[name])
         self.on_done(task, known)

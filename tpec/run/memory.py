@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..model.families import QUANTIZE
-from ..model.plan import LayerPlan, Plan
+from ..model.plan import Plan, TensorPlan
 from ..rounding.layer import chunk_size
 from ..statistics.calibration import Calibration
 from ..statistics.gradients import output_bytes
@@ -58,7 +58,7 @@ class LaneSizes:
     piece: int
 
     @classmethod
-    def of(cls, layers: Sequence[LayerPlan], threads: int) -> "LaneSizes":
+    def of(cls, layers: Sequence[TensorPlan], threads: int) -> "LaneSizes":
         """For a lane that quantizes `layers`, `threads` of them at a time; it may have none."""
         largest = max((layer.info.nbytes for layer in layers), default=0)
         results = max((layer.info.items + _BIAS_BYTES * layer.shape[0] for layer in layers), default=0)
@@ -126,11 +126,11 @@ def estimate(plan: Plan, device: torch.device, calibration: Calibration | None =
     return Estimate(sizes.in_flight + sizes.pinned, (1 + threads) * largest + threads * one)
 
 
-def _statistics_bytes(layers: Sequence[LayerPlan], calibration: Calibration | None) -> int:
+def _statistics_bytes(layers: Sequence[TensorPlan], calibration: Calibration | None) -> int:
     """What a calibration makes of its largest layers' statistics while they are rounded."""
     if calibration is None:
         return 0
-    width = max((layer.shape[1] for layer in layers if calibration.stats(layer.local_layer) is not None), default=0)
-    rows = max((layer.shape[0] for layer in layers if layer.local_layer in calibration.outputs), default=0)
+    width = max((layer.shape[1] for layer in layers if calibration.stats(layer.linear_in_model) is not None), default=0)
+    rows = max((layer.shape[0] for layer in layers if layer.linear_in_model in calibration.outputs), default=0)
     coupling = _COUPLING_COPIES * output_bytes(rows) if rows else 0
     return _DENSE_COPIES * _FLOAT32_BYTES * width**2 + coupling

@@ -146,14 +146,14 @@ def _nothing() -> None:
 
 def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrite: bool) -> Job:
     check_output(plan, output, overwrite)
-    scaled_inputs = plan.settings.matmul == "fp8" or any(layer.matmul == "fp8" for layer in plan.layers)
+    scaled_inputs = plan.settings.matmul == "fp8" or any(layer.matmul == "fp8" for layer in plan.tensors)
     if plan.settings.method == "nearest" and not scaled_inputs:
         calibration = None
     covered = check_calibration(plan, calibration) if calibration else ()
     # Rounding to nearest has no use for statistics; the input scales of fp8 matmul come from them all the same.
     steering = calibration if plan.settings.method == "tpec" else None
-    coupled = frozenset(layer.layer for layer in plan.of(QUANTIZE)
-                        if steering and layer.local_layer in steering.outputs)
+    coupled = frozenset(layer.linear for layer in plan.of(QUANTIZE)
+                        if steering and layer.linear_in_model in steering.outputs)
     tasks = make_tasks(plan, frozenset(covered if steering else ()), coupled)
     layout = make_layout(plan, layer_options(plan, calibration), calibration_record(tasks, steering))
     recipe = plan.settings.recipe() | {"calibration": calibration.digest() if calibration and covered else ""}
@@ -175,9 +175,9 @@ def _begin(job: Job, overwrite: bool, resume: bool, lock: OutputLock) -> Known:
 def _group(job: Job, task: Task) -> object:
     """Tasks that share a metric belong together."""
     if job.calibration is None or not task.quantize:
-        return task.layer.name
-    name = job.calibration.layers.get(task.layer.local_layer)
-    return ("group", name) if name is not None else task.layer.name
+        return task.tensor.name
+    name = job.calibration.layers.get(task.tensor.linear_in_model)
+    return ("group", name) if name is not None else task.tensor.name
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class _Done:
 def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, world: World,
          cards: Counter[str]) -> _Done:
     """Run this process's lanes; `cards` says how many lanes of all processes work on each card."""
-    open_tasks = [task for task in job.tasks if task.layer.name not in job.finished]
+    open_tasks = [task for task in job.tasks if task.tensor.name not in job.finished]
     shares = split(open_tasks, [_group(job, task) for task in open_tasks], world.size * len(devices))
     mine = shares[world.rank * len(devices): (world.rank + 1) * len(devices)]
     halt, known = Halt(), Known()
@@ -212,7 +212,7 @@ def _meter(job: Job, mine: Sequence[Sequence[Task]], progress: OnProgress | None
     done: list[Task] = []
     tasks: Sequence[Task] = [task for share in mine for task in share]
     if world.size == 1:
-        tasks, done = job.tasks, [task for task in job.tasks if task.layer.name in job.finished]
+        tasks, done = job.tasks, [task for task in job.tasks if task.tensor.name in job.finished]
     return Meter(sum(task.cost for task in tasks) or 1.0, sum(task.quantize for task in tasks),
                  sum(task.cost for task in done), sum(task.quantize for task in done), progress, halt)
 
@@ -257,7 +257,7 @@ def _run_lanes(lanes: Sequence[Lane], halt: Halt, world: World) -> None:
 def _on_done(meter: Meter, known: Known, task: Task, found: Known) -> None:
     """A task is on disk: `found` of its tensors is added to what is `known`."""
     known.update((name, one) for name, one in found.items() if one)
-    report = found[task.layer.name]
+    report = found[task.tensor.name]
     message = f"error {report['relative_error']:.4f}" if task.quantize and report else ""
     meter.advance(task.cost, task.quantize, message)
 
@@ -266,8 +266,8 @@ def _uncovered(job: Job) -> list[str]:
     """A note on layers that a calibration says nothing about."""
     if job.calibration is None:
         return []
-    names = [layer.layer for layer in job.plan.of(QUANTIZE)
-             if not layer.embedding and job.calibration.stats(layer.local_layer) is None]
+    names = [layer.linear for layer in job.plan.of(QUANTIZE)
+             if not layer.embedding and job.calibration.stats(layer.linear_in_model) is None]
     if not names:
         return []
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -282,12 +282,12 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
     layers = tuple(LayerReport.from_json(known[layer.name]) for layer in plan.of(QUANTIZE))
     stages: dict[str, float] = {name: sum(getattr(part.stages, name) for part in parts)
                                 for name in ("read", "compute", "write")}
-    nonfinite = [layer.name for layer in plan.layers if known.get(layer.name, {}).get("nonfinite")]
+    nonfinite = [layer.name for layer in plan.tensors if known.get(layer.name, {}).get("nonfinite")]
     notes = tuple(dict.fromkeys([*plan.bought, *plan.checkpoint.notes, *plan.notes, *job.layout.notes,
                                  *_uncovered(job), *relative_notes(plan, job.calibration), *nonfinite_note(nonfinite),
                                  *(note for part in parts for note in part.notes)]))
     where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
-    kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.layers)
+    kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.tensors)
     return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),
                   layers, kept, len(plan.of(DROP)), plan.checkpoint.nbytes, job.layout.nbytes, seconds, where,
                   stages, notes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..files.dtypes import FLOATS
 from ..files.header import TensorInfo
 from ..model.families import DROP, QUANTIZE
-from ..model.plan import LayerPlan, Plan
+from ..model.plan import Plan, TensorPlan
 
 #: Relative cost per weight of rounding and per byte of copying; only balance and progress depend on them.
 _ROUND_COST = 8.0
@@ -20,18 +20,18 @@ _COUPLED_COST = 3.0
 class Task:
     """One tensor to quantize or to copy; `cost` is in arbitrary units of work, `bias` is corrected along with it."""
 
-    layer: LayerPlan
+    tensor: TensorPlan
     cost: float
     bias: TensorInfo | None = None
 
     @property
     def quantize(self) -> bool:
-        return self.layer.action == QUANTIZE
+        return self.tensor.action == QUANTIZE
 
     @property
     def written(self) -> tuple[str, ...]:
         """Names of the file's tensors that are done when the task is (scales not counted)."""
-        return (self.layer.name, self.bias.name) if self.bias else (self.layer.name,)
+        return (self.tensor.name, self.bias.name) if self.bias else (self.tensor.name,)
 
 
 def make_tasks(plan: Plan, calibrated: frozenset[str], coupled: frozenset[str] = frozenset()) -> tuple[Task, ...]:
@@ -43,17 +43,17 @@ def make_tasks(plan: Plan, calibrated: frozenset[str], coupled: frozenset[str] =
     biases = {name: tensors.get(f"{name}.bias") for name in calibrated}
     biases = {name: info for name, info in biases.items() if info and info.dtype in FLOATS and len(info.shape) == 1}
     corrected = {info.name for info in biases.values()}
-    return tuple(Task(layer, _cost(layer, plan, calibrated, coupled), biases.get(layer.layer))
-                 for layer in plan.layers if layer.action != DROP and layer.name not in corrected)
+    return tuple(Task(layer, _cost(layer, plan, calibrated, coupled), biases.get(layer.linear))
+                 for layer in plan.tensors if layer.action != DROP and layer.name not in corrected)
 
 
-def _cost(layer: LayerPlan, plan: Plan, calibrated: frozenset[str], coupled: frozenset[str]) -> float:
+def _cost(layer: TensorPlan, plan: Plan, calibrated: frozenset[str], coupled: frozenset[str]) -> float:
     if layer.action != QUANTIZE:
         return _COPY_COST * layer.info.nbytes
     if plan.settings.method == "nearest" or layer.embedding:
         return _COPY_COST * layer.info.nbytes
-    per_weight = _ROUND_COST + (_DENSE_COST * layer.shape[1] if layer.layer in calibrated else 0.0)
-    return per_weight * layer.info.items * (_COUPLED_COST if layer.layer in coupled else 1.0)
+    per_weight = _ROUND_COST + (_DENSE_COST * layer.shape[1] if layer.linear in calibrated else 0.0)
+    return per_weight * layer.info.items * (_COUPLED_COST if layer.linear in coupled else 1.0)
 
 
 def split(tasks: Sequence[Task], groups: Sequence[object], lanes: int) -> list[list[Task]]:

@@ -104,7 +104,7 @@ class ViewReader:
         info = self._view.tensors[name]
         raw = torch.empty(info.nbytes, dtype=torch.uint8)
         if info.nbytes:
-            self.read_into(info, memoryview(raw.numpy()))
+            self.read_into(info, raw.numpy().data)
         return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
     def will_need(self, info: TensorInfo) -> None:

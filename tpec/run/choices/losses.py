@@ -17,7 +17,7 @@ from ...files.dtypes import TORCH_DTYPES
 from ...files.header import TensorInfo
 from ...files.source import TensorReader
 from ...model.families import QUANTIZE
-from ...model.plan import LayerPlan, Plan
+from ...model.plan import Plan, TensorPlan
 from ...model.roles import density, modulates, of_text
 from ...rounding.grid import round_to_grid
 from ...rounding.layer import check_finite
@@ -70,8 +70,8 @@ def measure(plan: Plan, calibration: Calibration | None, device: torch.device,
         for at, layer in enumerate(layers):
             if at + 1 < len(layers):
                 reader.will_need(layers[at + 1].info)
-            meter.begin(layer.layer)
-            found[layer.layer] = probe.measure(layer, _loaded(reader, layer.info))
+            meter.begin(layer.linear)
+            found[layer.linear] = probe.measure(layer, _loaded(reader, layer.info))
             meter.advance(layer.info.nbytes, True, "measured")
     return found
 
@@ -89,7 +89,7 @@ class _Probe:
         self._plan, self._calibration, self._device = plan, calibration, device
         self._kept: tuple[object, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
 
-    def measure(self, layer: LayerPlan, weight: torch.Tensor) -> Measured:
+    def measure(self, layer: TensorPlan, weight: torch.Tensor) -> Measured:
         stats, gradients = self._known(layer)
         try:
             return self._measure(layer, weight.to(self._device), stats, gradients)
@@ -99,13 +99,13 @@ class _Probe:
         self._kept = None
         return self._measure(layer, weight, stats, gradients)
 
-    def _known(self, layer: LayerPlan) -> tuple[InputStats | None, GradientStats | None]:
+    def _known(self, layer: TensorPlan) -> tuple[InputStats | None, GradientStats | None]:
         """What the calibration says of a layer of the main model."""
         if self._calibration is None or self._plan.part(layer.name) is not self._plan.parts[0]:
             return None, None
-        return self._calibration.stats(layer.local_layer), self._calibration.outputs.get(layer.local_layer)
+        return self._calibration.stats(layer.linear_in_model), self._calibration.outputs.get(layer.linear_in_model)
 
-    def _measure(self, layer: LayerPlan, weight: torch.Tensor, stats: InputStats | None,
+    def _measure(self, layer: TensorPlan, weight: torch.Tensor, stats: InputStats | None,
                  gradients: GradientStats | None) -> Measured:
         scale = absmax_scale(check_finite(layer.name, weight))
         count = min(len(weight), _ROWS)
@@ -128,14 +128,14 @@ class _Probe:
         output_error, input_error = (_ratio(part.sum(), right.sum()) for part in wrong)
         return Measured(plain, output_error, input_error, spread, stats.tokens, felt[0], felt[1])
 
-    def _covariance(self, layer: LayerPlan, stats: InputStats, device: torch.device) -> tuple[
+    def _covariance(self, layer: TensorPlan, stats: InputStats, device: torch.device) -> tuple[
             torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of the inputs, their mean squares [in], both in units of the mean of these, and that.
 
         The mean is taken out of the covariance where a bias makes up for its error.
         """
-        biased = f"{layer.layer}.bias" in self._plan.checkpoint.tensors
-        group = self._calibration.layers[layer.local_layer] if self._calibration else None
+        biased = f"{layer.linear}.bias" in self._plan.checkpoint.tensors
+        group = self._calibration.layers[layer.linear_in_model] if self._calibration else None
         key = (group, biased, device)
         if self._kept is None or self._kept[0] != key:
             self._kept = None
@@ -155,13 +155,13 @@ def _ratio(part: torch.Tensor, whole: torch.Tensor) -> float:
 
 def expected(plan: Plan, found: Mapping[str, Measured]) -> dict[str, float]:
     """The squared error of the model's result that each layer is expected to cause, in units of their sum."""
-    layers = {layer.layer: layer for layer in plan.of(QUANTIZE) if layer.layer in found}
+    layers = {layer.linear: layer for layer in plan.of(QUANTIZE) if layer.linear in found}
     weighty = importance(plan, found)
     known = plan.settings.method == "tpec"
     by_weight, by_input, by_gradient = {}, {}, {}
     for name, layer in layers.items():
         one = found[name]
-        by_weight[name] = layer.info.items * _part(plan, layer) * of_text(layer.local_layer) * one.weight_error
+        by_weight[name] = layer.info.items * _part(plan, layer) * of_text(layer.linear_in_model) * one.weight_error
         if one.output_error is None:
             continue
         cost = weighty[name] * one.output_error
@@ -176,15 +176,15 @@ def expected(plan: Plan, found: Mapping[str, Measured]) -> dict[str, float]:
 def importance(plan: Plan, found: Mapping[str, Measured]) -> dict[str, float]:
     """By layer, what a relative squared error of its output weighs: its size, its part, its share of the tokens."""
     most = max((one.tokens for one in found.values()), default=0) or 1
-    layers = [layer for layer in plan.of(QUANTIZE) if layer.layer in found]
-    shares = {layer.layer: 1.0 if modulates(layer.local_layer) else found[layer.layer].tokens / most
+    layers = [layer for layer in plan.of(QUANTIZE) if layer.linear in found]
+    shares = {layer.linear: 1.0 if modulates(layer.linear_in_model) else found[layer.linear].tokens / most
               for layer in layers}
-    return {layer.layer: layer.info.items * _part(plan, layer) * shares[layer.layer] for layer in layers}
+    return {layer.linear: layer.info.items * _part(plan, layer) * shares[layer.linear] for layer in layers}
 
 
-def _part(plan: Plan, layer: LayerPlan) -> float:
+def _part(plan: Plan, layer: TensorPlan) -> float:
     part = plan.part(layer.name)
-    return density(layer.local_layer) if part is None or part.family.kind == "diffusion_models" else 1.0
+    return density(layer.linear_in_model) if part is None or part.family.kind == "diffusion_models" else 1.0
 
 
 def completed(better: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:

@@ -48,8 +48,8 @@ def _root_ratio(one: Measured) -> float:
 
 def multiplications(plan: Plan, calibration: Calibration) -> dict[str, int]:
     """By layer, as many as the calibration's runs took; 0 where it saw no input."""
-    stats = {layer: calibration.stats(layer.local_layer) for layer in plan.of(QUANTIZE)}
-    return {layer.layer: layer.info.items * (known.tokens if known else 0) for layer, known in stats.items()}
+    stats = {layer: calibration.stats(layer.linear_in_model) for layer in plan.of(QUANTIZE)}
+    return {layer.linear: layer.info.items * (known.tokens if known else 0) for layer, known in stats.items()}
 
 
 def cheapest(costs: Mapping[str, float], work: Mapping[str, int], rest: int) -> frozenset[str]:
@@ -60,17 +60,17 @@ def cheapest(costs: Mapping[str, float], work: Mapping[str, int], rest: int) -> 
 def with_matmul(plan: Plan, found: Mapping[str, Measured], calibration: Calibration) -> Plan:
     """`plan` with every layer's matmul decided: as many multiplications in FP8 as BUDGET allows."""
     work = multiplications(plan, calibration)
-    fit = {layer.layer for layer in plan.of(QUANTIZE) if (stats := calibration.stats(layer.local_layer)) is not None
-           and not fp8_options(stats).full_precision}
+    fit = {layer.linear for layer in plan.of(QUANTIZE)
+           if (stats := calibration.stats(layer.linear_in_model)) is not None and not fp8_options(stats).full_precision}
     costs = {name: cost for name, cost in input_costs(plan, found).items() if name in fit}
     fast = _within_budget(costs, work)
     share = sum(work[name] for name in fast) / (sum(work.values()) or 1)
     added = sum(costs[name] for name in fast) ** 0.5
-    layers = tuple(replace(layer, matmul="fp8" if layer.layer in fast else "full_precision")
-                   if layer.action == QUANTIZE else layer for layer in plan.layers)
+    layers = tuple(replace(layer, matmul="fp8" if layer.linear in fast else "full_precision")
+                   if layer.action == QUANTIZE else layer for layer in plan.tensors)
     text = (f"matmul auto: {len(fast)} of {len(work)} layers multiply in FP8, {100 * share:.0f} % of the "
             f"multiplications, for an expected error of {added:.2f} x that of plainly rounded weights beside their own")
-    return replace(plan, layers=layers, bought=(*plan.bought, text))
+    return replace(plan, tensors=layers, bought=(*plan.bought, text))
 
 
 def _within_budget(costs: Mapping[str, float], work: Mapping[str, int]) -> frozenset[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import TpecError
 from ...model.families import KEEP, QUANTIZE
-from ...model.plan import LayerPlan, Plan
+from ...model.plan import Plan, TensorPlan
 from ...patterns import matches
 from .losses import Measured, expected
 
@@ -46,7 +46,7 @@ def find_quality(plan: Plan, found: Mapping[str, Measured]) -> Quality:
     no layer would be left to quantize.
     """
     shares = expected(plan, found)
-    costs = {layer.layer: layer.info.nbytes - layer.info.items for layer in plan.of(QUANTIZE)
+    costs = {layer.linear: layer.info.nbytes - layer.info.items for layer in plan.of(QUANTIZE)
              if not layer.embedding and not _included(plan, layer)}
     percent = plan.settings.keep_quality
     kept = choose({name: shares[name] for name in costs}, costs, int(plan.output_nbytes * percent / 100))
@@ -58,9 +58,9 @@ def find_quality(plan: Plan, found: Mapping[str, Measured]) -> Quality:
 def with_quality(plan: Plan, quality: Quality) -> Plan:
     """`plan` with the layers kept that `quality` chose, and a note on what that buys."""
     kept = {name: _reason(quality, name) for name in quality.kept}
-    layers = tuple(replace(layer, action=KEEP, reason=kept[layer.layer])
-                   if layer.action == QUANTIZE and layer.layer in kept else layer for layer in plan.layers)
-    return replace(plan, layers=layers, bought=(*plan.bought, quality.text()))
+    layers = tuple(replace(layer, action=KEEP, reason=kept[layer.linear])
+                   if layer.action == QUANTIZE and layer.linear in kept else layer for layer in plan.tensors)
+    return replace(plan, tensors=layers, bought=(*plan.bought, quality.text()))
 
 
 def choose(gains: Mapping[str, float], costs: Mapping[str, int], budget: int) -> frozenset[str]:
@@ -86,7 +86,7 @@ def _filled(order: Sequence[str], costs: Mapping[str, int], budget: int) -> tupl
     return tuple(taken)
 
 
-def _included(plan: Plan, layer: LayerPlan) -> bool:
+def _included(plan: Plan, layer: TensorPlan) -> bool:
     include = plan.settings.include
     return bool(include and matches(include, layer.name))
 

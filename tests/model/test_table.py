@@ -124,7 +124,7 @@ def test_embeddings_become_fp8_where_comfyui_scales_them(name: str) -> None:
     assert f"{len(tables)} token embedding(s) become FP8" in plan.summary()
     none = Structure(model.facts["te"], model.modules("linear"))
     without = make_plan(checkpoint(shapes(model)), settings, none)
-    assert not [layer for layer in without.layers if layer.embedding]
+    assert not [layer for layer in without.tensors if layer.embedding]
     assert "no embedding becomes FP8" in without.summary()
 
 

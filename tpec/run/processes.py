@@ -164,6 +164,13 @@ def join_world() -> World:
 
 
 def leave_world(world: World) -> None:
-    """Close the process group, if there is one."""
-    if world.size > 1:
+    """Close the process group, if there is one.
+
+    PyTorch before 2.5 can wait there for ever when all work is done; its connections end with the process.
+    """
+    if world.size > 1 and _version() >= (2, 5):
         torch.distributed.destroy_process_group()
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])

@@ -1,4 +1,4 @@
-"""Models in diffusers layout through plan, run and verify; tests/comfy/test_diffusers_layout.py holds the view to ComfyUI."""
+"""Models in diffusers layout through plan, run and verify; comfy/test_diffusers_layout.py holds the view to ComfyUI."""
 
 import json
 from pathlib import Path

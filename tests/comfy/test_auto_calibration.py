@@ -32,6 +32,7 @@ def tinysd3(server: ComfyServer, shared_models) -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "most"), [("tinyflux", 0.50), ("tinysd3", 0.48)])
 def test_three_nodes_with_defaults_halve_the_error(server: ComfyServer, request, figures, model: str, most: float):
     name = request.getfixturevalue(model)
@@ -69,6 +70,7 @@ def test_a_connected_calibration_wins(server: ComfyServer, tinyflux: str):
     assert STARTS not in server.log()[start:] and "calibrated itself" not in outcome.text("quantize")
 
 
+@pytest.mark.slow
 def test_a_model_of_the_graph_samples_itself(server: ComfyServer):
     small(server, "in_graph.safetensors", seed=12)
     outcome = server.succeed({**p.stock_loader("in_graph.safetensors"),
@@ -77,6 +79,7 @@ def test_a_model_of_the_graph_samples_itself(server: ComfyServer):
     assert "calibrated itself: " in outcome.text("quantize") and "could not" not in outcome.text("quantize")
 
 
+@pytest.mark.slow
 def test_interrupt_leaves_the_model_and_the_next_prompt_works(server: ComfyServer):
     small(server, "stopped.safetensors", seed=13)
     model = p.stock_loader("stopped.safetensors")
@@ -122,6 +125,7 @@ def test_a_text_encoder_encodes_the_built_in_texts(server: ComfyServer):
     assert "calibrated itself: " in outcome.text("quantize") and "32 runs" in outcome.text("quantize")
 
 
+@pytest.mark.slow
 def test_a_calibration_of_a_relative_is_used_and_named(server: ComfyServer):
     small(server, "base.safetensors", seed=15)
     tuned = models.flux(hidden=128, seed=15)
@@ -144,6 +148,7 @@ def test_a_calibration_of_a_relative_is_used_and_named(server: ComfyServer):
         assert ("relative of this model" in outcome.text("quantize")) == relative
 
 
+@pytest.mark.slow
 def test_a_model_with_a_lora_is_a_relative_of_the_one_without_but_not_of_itself(server: ComfyServer):
     base = models.flux(hidden=128, seed=16)
     models.save(base, server.models / "diffusion_models" / "plain.safetensors")

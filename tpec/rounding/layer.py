@@ -19,6 +19,8 @@ from .trim import principal_error, trim_principal
 #: Weights held in float32 at a time, by device type: few launches on a GPU, little memory on a CPU.
 _CHUNK = {"cuda": 1 << 26}
 _CHUNK_ELSEWHERE = 1 << 23
+#: Fewer zeros than this share of a layer's codes are none to speak of: half of what the report names.
+_FEW_ZEROS = 0.01
 
 
 class Facts(NamedTuple):
@@ -233,15 +235,17 @@ def _in_file_order(codes: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     return codes.view(torch.uint8)[back].mT.view(FP8)
 
 
-def with_vanished(weight: torch.Tensor, found: Quantized, chunk: int) -> Quantized:
-    """`found` with the number of weights that became zero though they were not, `chunk` of them looked at at a time.
+def with_vanished(weight: torch.Tensor, found: Quantized) -> Quantized:
+    """`found` with the number of weights that became zero though they were not, 0 where hardly any code is zero.
 
     A few weights that are far too large make the scale so coarse that the others vanish, and no norm of the whole shows
-    it.
+    it. Codes are counted first, which takes a fraction of what counting weights does on a CPU.
     """
-    lost = [(found.codes[a:b].view(torch.uint8) & 0x7F).eq_(0).logical_and_(weight[a:b]).sum().float()
-            for a, b in row_chunks(weight.shape, chunk)]
-    return Quantized(found.codes, found.scale, found.facts._replace(vanished=torch.stack(lost).sum()))
+    kept = torch.count_nonzero(found.codes.view(torch.uint8))
+    if weight.device.type == "cpu" and kept >= (1 - _FEW_ZEROS) * weight.numel():
+        return found
+    lost = (torch.count_nonzero(weight) - kept).clamp_(min=0).float()
+    return Quantized(found.codes, found.scale, found.facts._replace(vanished=lost))
 
 
 def corrected_bias(weight: torch.Tensor, quantized: Quantized, bias: torch.Tensor, mean: torch.Tensor,

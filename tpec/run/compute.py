@@ -92,7 +92,7 @@ class Compute:
             try:
                 chunk = chunk_size(weight.device) // shrink
                 found = self._round(weight, bias, layer, chunk)
-                return found._replace(quantized=with_vanished(weight, found.quantized, chunk))
+                return found._replace(quantized=with_vanished(weight, found.quantized))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -96,16 +96,20 @@ class Outcome:
 
 
 class ComfyServer:
-    """Starts ComfyUI on a free port with `base` as its base directory, on the CPU unless told otherwise."""
+    """Starts ComfyUI on a free port with `base` as its base directory.
 
-    def __init__(self, comfy: Path, python: str, base: Path, cpu: bool = True) -> None:
+    On the CPU unless told otherwise, by `cpu` or for all servers by COMFYUI_GPU=1.
+    """
+
+    def __init__(self, comfy: Path, python: str, base: Path, cpu: bool | None = None) -> None:
         self.base = base
         self.models = base / "models"
         self.output = base / "output"
         self.temp = base / "temp"
         self.extra = base / "another disk"
         self.log_path = base / "server.log"
-        self._comfy, self._python, self._cpu = comfy, python, cpu
+        self._comfy, self._python = comfy, python
+        self._cpu = os.environ.get("COMFYUI_GPU") != "1" if cpu is None else cpu
         self._process: subprocess.Popen | None = None
         self._url = ""
 

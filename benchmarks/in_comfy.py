@@ -1,159 +1,146 @@
-"""A model of real size in a real ComfyUI: seconds, memory and VRAM of the nodes, one after another.
+"""A model of real size in a real ComfyUI: seconds, memory, VRAM and disk of the nodes, and what they say.
 
-    python -m benchmarks.in_comfy --folder /data/scratch --size 10
-    python -m benchmarks.in_comfy --folder /data/scratch --size 10 --leave 16
+    python -m benchmarks.make_model flux.safetensors --layout flux --depth 19 38
+    python -m benchmarks.in_comfy --model flux.safetensors --card 8 --output rows-8.json
+    python -m benchmarks.in_comfy --merge rows-8.json rows-12.json ...
 
-Starts the ComfyUI of the tests (COMFYUI_PATH, COMFYUI_PYTHON) on its GPU, with a synthetic model in Flux layout of full
-width. Stock nodes sample with the bf16 model; then it is calibrated with sensitivity, quantized without and with that
-calibration, and the last result is sampled with by stock nodes in the same prompt. With --leave this program keeps all
-VRAM but so many GB for itself, as a smaller card or other programs would. Memory is the server's own (without what the
-system lends it from files), VRAM what was taken at most beside what was taken before.
+Starts the ComfyUI of the tests (COMFYUI_PATH, COMFYUI_PYTHON) on its GPU, with a synthetic model in Flux layout. Stock
+nodes sample with the bf16 model; it is quantized, saved, and sampled with by stock nodes; then it calibrates itself,
+and is calibrated by TPEC Calibrate without and with sensitivity, and quantized with what they learned. With --card this
+program keeps all VRAM but that of such a card for itself, and ComfyUI is told that there is no more. Memory is the
+server's own (without what the system lends it from files), VRAM what was taken at most beside what was taken before,
+disk what lies in ComfyUI's folders.
 """
 
 import argparse
-import os
 import sys
-import tempfile
-import threading
-import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from .common import environment, markdown_table
+from .comfy_jobs import (
+    Bench,
+    Job,
+    Nodes,
+    add_arguments,
+    card_bytes,
+    comfy,
+    facts,
+    link,
+    merged,
+    only,
+    p,
+    run_all,
+    table,
+    warm,
+)
 from .memory import model_file
 from .synthetic import generator
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "comfy"))
-import prompts as p  # noqa: E402
-from comfy_server import ComfyServer, find_comfy, find_python, link  # noqa: E402
-
-MODEL = "model.safetensors"
-_PATIENCE = 3600
-_INTERVAL = 0.05
+MODEL, RESULT = "model.safetensors", "result_fp8"
+#: Seconds after which a job is interrupted.
+LIMITS = {"sample": 90, "never": 120, "save": 60, "result": 90, "auto": 300, "plain": 150, "plain_quantize": 180,
+          "sensitive": 240, "sensitive_quantize": 300}
+_MADE = ("results", "calibrations")
 
 
-class Watch:
-    """Context manager: peak bytes of the server's own memory and of VRAM while something runs."""
-
-    def __init__(self, server: ComfyServer) -> None:
-        self._status = Path(f"/proc/{server.pid}/status")
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.memory = self.vram = 0
-        self.seconds = 0.0
-
-    def __enter__(self) -> "Watch":
-        self._begun = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.monotonic() - self._begun
-        self._stop.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._stop.wait(_INTERVAL):
-            fields = dict(line.split(":", 1) for line in self._status.read_text().splitlines() if ":" in line)
-            own = sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem")) << 10
-            free, total = torch.cuda.mem_get_info()
-            self.memory, self.vram = max(self.memory, own), max(self.vram, total - free)
-
-
-def occupy(leave: float) -> list[torch.Tensor]:
-    """Hold all VRAM but `leave` GB; 0: hold nothing."""
-    torch.cuda.init()
-    free = torch.cuda.mem_get_info()[0] - int(leave * 1e9)
-    return [torch.empty(free, dtype=torch.uint8, device="cuda")] if leave and free > 0 else []
-
-
-def conditioning(path: Path) -> None:
+def conditioning(path: Path, width: int = 4096, pooled: int = 768) -> None:
     """One made-up prompt of Flux's sizes."""
     random = generator(0, "cpu")
-    save_file({"context": torch.randn(1, 256, 4096, generator=random).bfloat16(),
-               "pooled": torch.randn(1, 768, generator=random).bfloat16()}, path)
+    save_file({"context": torch.randn(1, 256, width, generator=random).bfloat16(),
+               "pooled": torch.randn(1, pooled, generator=random).bfloat16()}, path)
 
 
-def sampling(model: list, name: str, args: argparse.Namespace) -> dict[str, dict]:
-    nodes = p.sampling(model, name, steps=args.steps, cfg=1.0)
-    nodes["latent"]["inputs"] |= {"width": args.pixels, "height": args.pixels}
+def sampling(model: list, name: str, steps: int, pixels: int, seed: int = 7) -> Nodes:
+    nodes = p.sampling(model, name, steps=steps, cfg=1.0, seed=seed)
+    nodes["latent"]["inputs"] |= {"width": pixels, "height": pixels}
     return nodes
 
 
-def jobs(args: argparse.Namespace) -> dict[str, dict[str, dict]]:
-    """Prompts by title; every one asks only for what those before it did not make."""
-    bf16 = p.stock_loader(MODEL)
-    calibrating = {**bf16, **sampling(["model", 0], "unused", args)}
+def calibrating(steps: int, pixels: int, runs: int, sensitivity: bool) -> Nodes:
+    """Nodes that load the bf16 model and, as `calibrate`, sample with it."""
+    nodes = {**p.stock_loader(MODEL), **sampling(["model", 0], "unused", steps, pixels)}
     for name in ("sampler", "keep"):
-        del calibrating[name]
-    calibrating["calibrate"] = p.node(
+        del nodes[name]
+    nodes["calibrate"] = p.node(
         "TPECCalibrate", model=["model", 0], positive=["positive", 0], negative=["negative", 0],
-        latent_image=["latent", 0], seed=1, steps=args.steps, cfg=1.0, sampler_name="euler", scheduler="simple",
-        runs=1, sensitivity=args.sensitivity)
-    quantized = p.quantizing(f"diffusion_models/{MODEL}")
-    calibrated = {**calibrating, **p.quantizing(f"diffusion_models/{MODEL}", calibration=["calibrate", 0])}
-    show = {"show": p.node("PreviewAny", source=["quantize", 1])}
-    result = _renamed({**p.stock_loader(["save", 0]), **sampling(["model", 0], "fp8", args)}, "result_")
-    return {
-        "sample with the bf16 model": {**bf16, **sampling(["model", 0], "bf16", args)},
-        "TPEC Quantize FP8": {**quantized, **show},
-        "TPEC Calibrate": {**calibrating, "show": p.node("PreviewAny", source=["calibrate", 1])},
-        "TPEC Quantize FP8, calibrated": {**calibrated, **show},
-        "Save Scaled FP8, sample with it": {**calibrated, **p.saving("fp8"), **result},
-    }
+        latent_image=["latent", 0], seed=1, steps=steps, cfg=1.0, sampler_name="euler", scheduler="simple",
+        runs=runs, sensitivity=sensitivity)
+    return nodes
 
 
-def _renamed(nodes: dict[str, dict], prefix: str) -> dict[str, dict]:
-    """The same nodes under other names, beside which the old names can stand."""
-    def renamed(value: object) -> object:
-        return [prefix + value[0], value[1]] if isinstance(value, list) and value[0] in nodes else value
+def shown(node: str) -> Nodes:
+    """The node `show`, for the text of another."""
+    return {"show": p.node("PreviewAny", source=[node, 1])}
 
-    return {prefix + name: {**node, "inputs": {key: renamed(value) for key, value in node["inputs"].items()}}
-            for name, node in nodes.items()}
+
+def jobs(args: argparse.Namespace) -> list[Job]:
+    """In an order in which each finds what it needs, those that most users run first."""
+    source = f"diffusion_models/{MODEL}"
+    never, auto = p.quantizing(source), p.quantizing(source, calibrate="auto")
+    found = [
+        Job("sample", "sample, bf16",
+            {**p.stock_loader(MODEL), **sampling(["model", 0], "bf16", args.steps, args.pixels)}),
+        Job("never", "TPEC Quantize FP8, calibrate never", {**never, **shown("quantize")}),
+        Job("save", "Save Scaled FP8", {**never, **p.saving(RESULT)}, needs="never"),
+        Job("result", "sample, FP8", {**p.stock_loader(f"{RESULT}.safetensors"),
+                                      **sampling(["model", 0], "fp8", args.steps, args.pixels)},
+            needs="save", clean=_MADE, unlink=f"{RESULT}*"),
+        Job("auto", "TPEC Quantize FP8, calibrate auto", {**auto, **shown("quantize")}, clean=_MADE),
+    ]
+    for name, sensitivity in (("plain", False), ("sensitive", True)):
+        calibrate = calibrating(args.steps, args.pixels, args.runs, sensitivity)
+        words = " with sensitivity" if sensitivity else ""
+        found += [
+            Job(name, f"TPEC Calibrate{words}", {**calibrate, **shown("calibrate")}),
+            Job(f"{name}_quantize", f"TPEC Quantize FP8, calibrated{words}",
+                {**calibrate, **p.quantizing(source, calibration=["calibrate", 0]), **shown("quantize")}, needs=name,
+                clean=_MADE)]
+    limits = LIMITS | {name: float(seconds) for name, _, seconds in (text.partition("=") for text in args.limits)}
+    return [with_limit(job, limits[job.name]) for job in found if not args.jobs or job.name in args.jobs]
+
+
+def with_limit(job: Job, seconds: float) -> Job:
+    return Job(**vars(job) | {"limit": seconds})
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where model and results go; needs 6 x the size")
-    parser.add_argument("--size", type=float, default=10, help="model size, GB (default 10)")
-    parser.add_argument("--leave", type=float, default=0, help="GB of VRAM to leave free (default 0: all)")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--pixels", type=int, default=1024, help="width and height of the pictures (default 1024)")
-    parser.add_argument("--no-sensitivity", dest="sensitivity", action="store_false", help="plain calibration")
+    add_arguments(parser)
+    add = parser.add_argument
+    add("--model", type=Path, help="a model in Flux layout that is there; else one of --size GB is written")
+    add("--size", type=float, default=10, help="size of the model that is written, GB (default 10)")
+    add("--hidden", type=int, default=3072, help="its width")
+    add("--card", type=float, default=0, help="leave what a card sold as so many GB has (default 0: all VRAM)")
+    add("--steps", type=int, default=4, help="of each sampling (default 4)")
+    add("--pixels", type=int, default=512, help="width and height of the pictures (default 512)")
+    add("--runs", type=int, default=2, help="samplings of TPEC Calibrate (default 2)")
+    add("--jobs", nargs="+", default=[], choices=LIMITS, help="only these")
+    add("--limits", nargs="+", default=[], metavar="JOB=SECONDS", help=f"other limits than {LIMITS}")
+    add("--merge", type=Path, nargs="+", metavar="JSON", help="print one table of several --output files and end")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    comfy = find_comfy()
-    if comfy is None or find_python(comfy) is None:
-        sys.exit("no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON")
-    print(environment(), flush=True)
-    # The server of the tests takes one thread otherwise.
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+    if args.merge:
+        print(merged(args.merge))
+        return
     args.folder.mkdir(parents=True, exist_ok=True)
-    model = model_file(args.folder, args.size, "flux", 3072)
-    held = occupy(args.leave)
-    free, total = torch.cuda.mem_get_info()
-    print(f"{model.stat().st_size / 1e9:.1f} GB model, {free / 1e9:.1f} GB of VRAM free", flush=True)
-    rows = []
-    with tempfile.TemporaryDirectory(dir=args.folder) as base, \
-            ComfyServer(comfy, find_python(comfy), Path(base), cpu=False) as server:
-        link(model, server.models / "diffusion_models" / MODEL)
+    model = args.model or model_file(args.folder, args.size, "flux", args.hidden)
+    if not model.is_file():
+        sys.exit(f"There is no {model}: write it with python -m benchmarks.make_model.")
+    warm(model)
+    about = facts(f"{args.card:g} GB" if args.card else "all", model)
+    with only(card_bytes(args.card)) as taken, comfy(args.folder, args.cpu) as server:
+        link(model.resolve(), server.models / "diffusion_models" / MODEL)
         conditioning(server.base / "input" / p.CONDITIONING)
-        for title, nodes in jobs(args).items():
-            with Watch(server) as watch:
-                outcome = server.succeed(nodes, _PATIENCE)
-            rows.append((title, f"{watch.seconds:.1f}", f"{watch.memory / 1e9:.1f}",
-                         f"{(watch.vram - total + free) / 1e9:.1f}"))
-            print(f"done {rows[-1]}", *(outcome.text("show").splitlines()[:6] if "show" in nodes else ()), sep="\n  ",
-                  flush=True)
-        passes = [line for line in server.log().splitlines() if "TPEC:" in line]
-    print(*passes, "", sep="\n")
-    print(markdown_table(("prompt", "seconds", "peak memory, GB", "peak VRAM, GB"), rows))
-    del held
+        print(*about.values(), *(line for line in server.log().splitlines() if "VRAM" in line or "TEST a card" in line),
+              sep="\n", flush=True)
+        bench = Bench(server, taken, about, args.output, args.within)
+        run_all(bench, jobs(args))
+    print("", table(bench.rows), sep="\n")
 
 
 if __name__ == "__main__":

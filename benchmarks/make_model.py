@@ -14,7 +14,7 @@ import math
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -24,6 +24,8 @@ from .synthetic import generator
 LAYOUTS = ("chroma", "flux")
 POOL_ITEMS = 2**24
 Shapes = dict[str, tuple[int, ...]]
+#: A tensor's name, its shape, a pool of normal values and a generator, to its values in pieces of whole rows (bf16).
+Values = Callable[[str, tuple[int, ...], torch.Tensor, torch.Generator], Iterator[torch.Tensor]]
 
 
 def _linear(name: str, rows: int, columns: int) -> Shapes:
@@ -128,14 +130,14 @@ def _values(name: str, shape: tuple[int, ...], pool: torch.Tensor, random: torch
         yield pool[at:at + count * columns].view(count, columns) * strength.to(torch.bfloat16)
 
 
-def write_model(path: Path, shapes: Shapes, seed: int = 0) -> int:
-    """Write the checkpoint and synchronise it to disk; returns its size in bytes."""
+def write_model(path: Path, shapes: Shapes, seed: int = 0, values: Values | None = None) -> int:
+    """Write the checkpoint and synchronise it to disk; returns its size in bytes. `values` draws a tensor's."""
     random = generator(seed, "cpu")
     pool = _pool(random)
     with open(path, "wb") as file:
         file.write(header_bytes(shapes))
         for name, shape in shapes.items():
-            for piece in _values(name, shape, pool, random):
+            for piece in (values or _values)(name, shape, pool, random):
                 file.write(memoryview(piece.contiguous().view(torch.uint8).numpy()).cast("B"))
         file.flush()
         os.fsync(file.fileno())

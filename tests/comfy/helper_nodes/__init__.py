@@ -16,7 +16,10 @@ from comfy_api.latest import ComfyExtension, io, ui
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from . import new_model  # noqa: F401  # adds a model to ComfyUI's list
+from . import (
+    new_model,  # noqa: F401  # adds a model to ComfyUI's list
+    smaller_card,  # noqa: F401  # changes ComfyUI where a variable asks for it
+)
 
 _get_free_memory = management.get_free_memory
 

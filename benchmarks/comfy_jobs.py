@@ -254,7 +254,11 @@ def cells(row: Row) -> list[str]:
 
 
 def sentence(row: Row) -> str:
-    """What a user would want to know of what the node said: that something did not go as it should, or the sum."""
+    """What a user would want to know of what the node said: that something did not go as it should, or the sum; of a
+    job that was interrupted, how long it had said it would take."""
+    if row.state.startswith("over"):
+        said = [line.partition("TPEC: ")[2] for line in row.log if "calibrating first" in line]
+        return ". ".join([*said, *row.said])
     chosen = [line for line in row.said if re.search("calibrate|memory|CPU|VRAM", line)]
     return (chosen or row.said or [""])[0]
 

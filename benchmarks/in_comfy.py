@@ -14,6 +14,7 @@ disk what lies in ComfyUI's folders.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -102,7 +103,7 @@ def jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def with_limit(job: Job, seconds: float) -> Job:
-    return Job(**vars(job) | {"limit": seconds})
+    return replace(job, limit=seconds)
 
 
 def arguments() -> argparse.Namespace:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from . import new_model  # noqa: F401  # adds a model to ComfyUI's list
+from .facts import TestServerFacts
 
 _get_free_memory = management.get_free_memory
 
@@ -269,7 +270,7 @@ class TestUnbakedChanges(io.ComfyNode):
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestLinearVAE, TestFreeMemory,
-                TestLogEvaluations, TestSaveConditioning, TestBakedWeights, TestUnbakedChanges]
+                TestLogEvaluations, TestSaveConditioning, TestBakedWeights, TestUnbakedChanges, TestServerFacts]
 
 
 async def comfy_entrypoint() -> Extension:

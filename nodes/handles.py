@@ -11,6 +11,7 @@ from ..tpec.files.source import Source
 from ..tpec.model.structure import Structure
 from ..tpec.run.report import Report
 from ..tpec.settings import Settings
+from .saving.temp_files import TempFile
 
 CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
 CALIBRATION = io.Custom("TPEC_CALIBRATION")
@@ -39,10 +40,11 @@ class CheckpointHandle:
 
 @dataclass(frozen=True)
 class CalibrationHandle:
-    """A calibration file, in ComfyUI's temp folder or a saved one."""
+    """A calibration file: a saved one, or in ComfyUI's temp folder, where it stays as long as `temp` is held."""
 
     path: Path
     summary: str
+    temp: TempFile | None = field(default=None, repr=False, compare=False)
 
     def file(self) -> Path:
         """The path. Raises TpecError when somebody removed the file."""
@@ -72,9 +74,13 @@ class QuantizeRequest:
 
 @dataclass(frozen=True)
 class QuantizedHandle:
-    """A complete checkpoint in ComfyUI's temp folder, and how it was made; equal keys mean equal bytes."""
+    """A complete checkpoint in ComfyUI's temp folder, and how it was made; equal keys mean equal bytes.
+
+    The file stays as long as `temp` is held.
+    """
 
     path: Path
+    temp: TempFile = field(repr=False, compare=False)
     key: str
     request: QuantizeRequest
     report: Report

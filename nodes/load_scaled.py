@@ -10,6 +10,7 @@ from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .host.links import linked_outputs
 from .host.progress import NodeProgress
 from .host.results import ensure_file
+from .saving.temp_files import keep_with
 
 PARTS = ("MODEL", "CLIP", "VAE")
 
@@ -34,6 +35,10 @@ class TPECLoadScaledFP8(io.ComfyNode):
     def execute(cls, quantized: QuantizedHandle) -> io.NodeOutput:
         handle = ensure_file(quantized, NodeProgress(cls.hidden.unique_id))
         parts = _load(handle)
+        for part in parts:
+            if part is not None:
+                # ComfyUI may read weights again later.
+                keep_with(getattr(part, "patcher", part).model, handle.temp)
         wanted = linked_outputs(cls.hidden.dynprompt, cls.hidden.unique_id)
         for index, part in enumerate(parts):
             if part is None and index in wanted:

@@ -102,6 +102,6 @@ def _choice(filename: str, folder: str, if_exists: str) -> tuple[str, ...]:
 def _publish(node_id: str, quantized: QuantizedHandle, folder: str, filename: str, if_exists: str) -> Path:
     target = destination(quantized.kind, folder, filename)
     if if_exists == "error":
-        refuse_taken(target, "The result is kept until ComfyUI ends: nothing will be computed again.")
+        refuse_taken(target, "The result is kept: with another name nothing is computed again.")
     spool = ensure_file(quantized, NodeProgress(node_id)).path
     return publish(spool, target, if_exists)

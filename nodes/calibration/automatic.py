@@ -25,7 +25,7 @@ from ..handles import CalibrationHandle, QuantizeRequest
 from ..host.backward import NoBackward, with_gradients
 from ..host.progress import NodeProgress, duration
 from ..host.sampling import Job, sample
-from ..saving.save_once import State, file_state
+from ..saving.temp_files import Latest
 from .calibrating import Layers, calibrate, linear_layers, plan_for, refuse_quantized
 from .conditioning import prompt_lines
 from .encoding import calibrate_encoder
@@ -70,8 +70,8 @@ class Effort:
 #: The first that a machine is fast enough for is taken.
 EFFORTS = (Effort(20, True, 900), Effort(10, True, 900), Effort(20, False, 900), Effort(10, False, 1800))
 
-#: Calibrations of this process by what they were made of; ComfyUI empties the temp folder when it starts and ends.
-_made: dict[str, tuple[CalibrationHandle, State | None]] = {}
+#: The last calibrations by what they were made of: for other settings and formats of the same model.
+_made: Latest[CalibrationHandle] = Latest(2, lambda handle: handle.temp)
 
 
 def with_own_calibration(request: QuantizeRequest, plan: Plan, progress: NodeProgress) -> tuple[QuantizeRequest, str]:
@@ -83,15 +83,15 @@ def with_own_calibration(request: QuantizeRequest, plan: Plan, progress: NodePro
     if request.calibration is not None or request.settings.method != "tpec":
         return request, ""
     key = _key(request)
-    known = _made.get(key)
-    if known is None or known[1] is None or file_state(known[0].path) != known[1]:
+    handle = _made.get(key)
+    if handle is None:
         try:
             handle = _calibrated(request, plan, progress)
             check_calibration(plan, open_calibration(handle.path))
         except (TpecError, MemoryError, *UNFIT) as error:
             return request, _sentence(error)
-        known = _made[key] = handle, file_state(handle.path)
-    return replace(request, calibration=known[0]), f"calibrated itself: {known[0].summary}"
+        _made.put(key, handle)
+    return replace(request, calibration=handle), f"calibrated itself: {handle.summary}"
 
 
 def _key(request: QuantizeRequest) -> str:

@@ -21,6 +21,7 @@ from ..handles import CalibrationHandle
 from ..host.baking import baked
 from ..host.paths import temp_folder
 from ..host.progress import NodeProgress
+from ..saving.temp_files import hold
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def calibrate(plan: CollectionPlan, layers: Layers, patcher, source: str, runs: 
         summary = describe(found, set(layers))
         # Its files are closed with it.
         del found
-    return CalibrationHandle(path, summary)
+    return CalibrationHandle(path, summary, hold(path))
 
 
 def _weights_of(patcher, layers: Layers, seen: Iterable[str]) -> dict[str, tuple[float, ...]]:

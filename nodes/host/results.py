@@ -1,4 +1,7 @@
-"""Results in ComfyUI's temp folder: made once per content, made again when gone, oldest removed when space is short."""
+"""Results in ComfyUI's temp folder: made once per content, made again when gone.
+
+What is in use and the latest stay; of these the oldest are removed when space is short.
+"""
 
 import contextlib
 import hashlib
@@ -22,15 +25,16 @@ from ...tpec.run.report import Report
 from ...tpec.statistics.storage import open_calibration
 from ...tpec.version import __version__
 from ..handles import QuantizedHandle, QuantizeRequest
-from ..saving.save_once import State, file_state
+from ..saving.save_once import file_state
+from ..saving.temp_files import Latest, hold
 from .graph_model import baking_room
 from .memory import torch_devices, with_cpu_fallback
 from .paths import temp_folder
 
 Progress = Callable[[object], None]
 
-#: Finished results of this process by content key; ComfyUI empties the temp folder when it starts and ends.
-_made: dict[str, tuple[QuantizedHandle, State | None]] = {}
+#: The last results by content key, so that running one of them again costs nothing.
+_made: Latest[QuantizedHandle] = Latest(3, lambda handle: handle.temp)
 #: A working file that nothing was written to for so many seconds is what a failed run left.
 _ABANDONED = 600
 
@@ -51,14 +55,14 @@ def quantized(request: QuantizeRequest, progress: Progress) -> QuantizedHandle:
     """The result of `request`, from the temp folder when it is there and whole, else computed now."""
     key = _content_key(request)
     known = _made.get(key)
-    if known and known[1] is not None and file_state(known[0].path) == known[1]:
-        return known[0]
+    if known is not None:
+        return known
     plan = plan_of(request)
     folder = temp_folder("results")
     output = folder / f"{model_stem(plan.checkpoint.name)}-{key}.safetensors"
     _make_room(output, round(plan.output_nbytes * (1 + request.settings.keep_quality / 100)))
     handle = _compute(request, key, plan, output, progress)
-    _made[key] = handle, file_state(handle.path)
+    _made.put(key, handle)
     return handle
 
 
@@ -71,10 +75,7 @@ def plan_of(request: QuantizeRequest) -> Plan:
 
 def ensure_file(handle: QuantizedHandle, progress: Progress) -> QuantizedHandle:
     """`handle` itself, or its result made again when its file in the temp folder is gone or not what was made."""
-    known = _made.get(handle.key)
-    if known and known[1] is not None and file_state(handle.path) == known[1]:
-        return handle
-    return quantized(handle.request, progress)
+    return handle if handle.temp.intact else quantized(handle.request, progress)
 
 
 def _compute(request: QuantizeRequest, key: str, plan: Plan, output: Path, progress: Progress) -> QuantizedHandle:
@@ -87,7 +88,7 @@ def _compute(request: QuantizeRequest, key: str, plan: Plan, output: Path, progr
         return quantize(plan, output, devices=devices, calibration=calibration, progress=progress, overwrite=True)
 
     report, note = with_cpu_fallback(torch_devices(request.device), need, work, baking_room(request.source))
-    return QuantizedHandle(output, key, request.lasting(), report, (note,) if note else ())
+    return QuantizedHandle(output, hold(output), key, request.lasting(), report, (note,) if note else ())
 
 
 def _make_room(output: Path, nbytes: int) -> None:

@@ -79,24 +79,6 @@ def test_a_model_of_the_graph_samples_itself(server: ComfyServer):
     assert "calibrated itself: " in outcome.text("quantize") and "could not" not in outcome.text("quantize")
 
 
-@pytest.mark.slow
-def test_interrupt_leaves_the_model_and_the_next_prompt_works(server: ComfyServer):
-    small(server, "stopped.safetensors", seed=13)
-    model = p.stock_loader("stopped.safetensors")
-    temp = {path for path in server.temp.rglob("*") if path.is_file()}
-    prompt = {**model, **p.quantizing_model(["model", 0], calibrate="auto"),
-              "show": p.node("PreviewAny", source=["quantize", 1])}
-    start = len(server.log())
-    prompt_id = server.queue(prompt)
-    server.wait_for_log(STARTS, start)
-    server.interrupt()
-    assert server.wait(prompt_id).interrupted
-    assert {path for path in server.temp.rglob("*") if path.is_file()} == temp
-    outcome = server.succeed(prompt, 580)
-    assert "calibrated itself: " in outcome.text("quantize")
-    assert server.log()[start:].count(STARTS) == 2
-
-
 def test_what_comfyui_cannot_load_says_why_and_is_quantized_all_the_same(server: ComfyServer):
     tensors = models.flux(hidden=128, seed=14)
     names = sorted(tensors)

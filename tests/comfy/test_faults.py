@@ -267,6 +267,6 @@ def test_interrupt_leaves_nothing_and_the_next_prompt_works(server: ComfyServer,
     server.interrupt()
     stopped = server.wait(prompt_id, 30)
     assert stopped.interrupted and stopped.seconds < 5
-    assert leftovers(server) == [] and set(results.glob("*")) == started
+    assert leftovers(server) == [] and set(results.glob("*")) <= started
     assert not (server.models / "diffusion_models" / "large_fp8.safetensors").exists()
     server.succeed({**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("next", if_exists="overwrite")})

@@ -41,7 +41,8 @@ def test_backward_runs_restore_what_stood_there_and_say_why_they_fail(inside):
 def test_results_in_the_temp_folder(inside, tmp_path: Path):
     assert inside("results.py", tmp_path) == [
         "a changed file is made again", "a missing file is made again", "an intact file is not",
-        "leftovers go first", "the rest stays", "what begins anew counts as room", "then results"]
+        "leftovers go first", "the rest stays", "what begins anew counts as room", "then results",
+        "what is in use stays", "False False False True True True"]
 
 
 #: As ComfyUI's own empty latent nodes make them for these sizes.

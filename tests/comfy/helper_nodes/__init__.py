@@ -20,6 +20,7 @@ from . import (
     new_model,  # noqa: F401  # adds a model to ComfyUI's list
     smaller_card,  # noqa: F401  # changes ComfyUI where a variable asks for it
 )
+from .facts import TestServerFacts
 
 _get_free_memory = management.get_free_memory
 
@@ -272,7 +273,7 @@ class TestUnbakedChanges(io.ComfyNode):
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestLinearVAE, TestFreeMemory,
-                TestLogEvaluations, TestSaveConditioning, TestBakedWeights, TestUnbakedChanges]
+                TestLogEvaluations, TestSaveConditioning, TestBakedWeights, TestUnbakedChanges, TestServerFacts]
 
 
 async def comfy_entrypoint() -> Extension:

@@ -1,0 +1,66 @@
+"""What lives in ComfyUI's process: to see what jobs leave behind."""
+
+import ctypes
+import gc
+import json
+import threading
+from collections import Counter
+from contextlib import suppress
+
+import comfy.model_management as management
+import comfy.ops
+import torch
+from comfy_api.latest import io, ui
+
+#: Part of the names that ComfyUI gives the modules of this pack.
+_PACK = "tpec"
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_cast = comfy.ops.cast_bias_weight
+
+
+def facts() -> dict[str, object]:
+    """Counts and bytes, once everything that nobody holds is gone, freed memory given back to the system included.
+
+    `hooks` and `patched` (modules with a `forward` of their own) are of all modules that there are, in whatever model;
+    `borrowed` names what of ComfyUI's own is not what it was when ComfyUI started.
+    """
+    gc.collect()
+    management.soft_empty_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    found = [(kind, thing) for thing in gc.get_objects() for kind in (type(thing),)]
+    modules = [thing for kind, thing in found if issubclass(kind, torch.nn.Module)]
+    tensors = [thing for kind, thing in found if issubclass(kind, torch.Tensor)]
+    objects = Counter(kind.__qualname__ for kind, _ in found if _PACK in str(kind.__module__))
+    cuda = torch.cuda.is_initialized()
+    return {
+        "hooks": sum(len(getattr(module, name)) for module in modules for name in _HOOKS),
+        "patched": sum("forward" in vars(module) for module in modules),
+        "borrowed": [*(["cast_bias_weight"] if comfy.ops.cast_bias_weight is not _cast else []),
+                     *(["in_training"] if getattr(management, "in_training", False) else []),
+                     *(["grad"] if any(tensor.requires_grad and not tensor.is_inference() and tensor.grad_fn is not None
+                                       for tensor in tensors) else [])],
+        "modules": len(modules), "tensors": len(tensors), "objects": dict(objects.most_common()),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "models": len(management.current_loaded_models),
+        "allocated": torch.cuda.memory_allocated() if cuda else 0,
+        "vram": (lambda free, total: total - free)(*torch.cuda.mem_get_info()) if cuda else 0,
+    }
+
+
+class TestServerFacts(io.ComfyNode):
+    """JSON of `facts()`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestServerFacts", category="tests", inputs=[], outputs=[io.String.Output()],
+                         is_output_node=True, not_idempotent=True)
+
+    @classmethod
+    def fingerprint_inputs(cls) -> float:
+        return float("nan")
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        text = json.dumps(facts())
+        return io.NodeOutput(text, ui=ui.PreviewText(text))

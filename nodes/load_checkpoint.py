@@ -79,4 +79,6 @@ def describe(handle: CheckpointHandle) -> str:
     except TpecError as error:
         # Not the end yet: the quantize node's include pattern makes unknown layouts possible.
         return f"{handle.checkpoint.name}: not possible with default settings. {error}"
-    return f"{plan.summary()}\n{describe_needs(plan, torch_devices('auto')[0])}"
+    smaller = 100 * (1 - plan.output_nbytes / handle.checkpoint.nbytes)
+    said = f"{plan.why.partition(':')[0]}: {smaller:.0f} % smaller as FP8"
+    return f"{said}\n{plan.summary()}\n{describe_needs(plan, torch_devices('auto')[0])}"

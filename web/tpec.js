@@ -177,6 +177,7 @@ function watchRefusals() {
     if (found === earlier && --looks > 0) return;
     clearInterval(timer);
     if (found === earlier) return;
+    settle(); // what an earlier run complained of is not said of this one
     for (const [path, { errors }] of Object.entries(found ?? {})) {
       const node = nodeAt(path);
       const own = errors?.find((error) => error.type === "custom_validation_failed");

@@ -23,7 +23,7 @@ from ...tpec.statistics.watching import CollectionPlan, Collector
 from ...tpec.version import __version__
 from ..handles import CalibrationHandle, QuantizeRequest
 from ..host.backward import NoBackward, with_gradients
-from ..host.progress import NodeProgress, duration
+from ..host.progress import NodeProgress, duration, time_left
 from ..host.sampling import Job, sample
 from ..saving.temp_files import Latest
 from .calibrating import Layers, calibrate, linear_layers, plan_for, refuse_quantized
@@ -233,8 +233,8 @@ class _Watch:
         memory.throw_exception_if_processing_interrupted()
         self._done += 1
         left = (time.monotonic() - self._begun) / self._done * (self._count - self._done)
-        self._progress.part(self._done, self._count,
-                            f"calibrating, step {self._done} of {self._count}, about {duration(left)} left")
+        said = time_left(left, self._done / self._count)
+        self._progress.part(self._done, self._count, f"calibrating, step {self._done} of {self._count}{said}")
 
 
 def _tokens_wanted(layers: Layers) -> int:

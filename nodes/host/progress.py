@@ -28,8 +28,7 @@ class NodeProgress:
         memory.throw_exception_if_processing_interrupted()
         part = event.done / event.total if event.total else 1.0
         self._bar.update_absolute(round(_STEPS * part), _STEPS)
-        left = "" if event.eta is None or part < _TELLING else f", about {duration(event.eta)} left"
-        self.text(f"{event.index} of {event.count} layers{left}\n{event.layer}")
+        self.text(f"{event.index} of {event.count} layers{time_left(event.eta, part)}\n{event.layer}")
 
     def counted(self, what: str) -> Callable[[int, int], None]:
         """A callback that shows how many of something are done."""
@@ -47,6 +46,11 @@ class NodeProgress:
             self._written = now
             server = PromptServer.instance
             server.send_sync("tpec.text", {"node": self._node_id, "text": message}, server.client_id)
+
+
+def time_left(seconds: float | None, part: float) -> str:
+    """What is said behind a count of work of which `part` (0 .. 1) is done; '' where nobody can know yet."""
+    return "" if seconds is None or part < _TELLING else f", about {duration(seconds)} left"
 
 
 def duration(seconds: float) -> str:

@@ -27,7 +27,8 @@ export class ComfyPage {
     self.page.on("pageerror", (error) => self.faults.push(String(error)));
     await self.load();
     await self.settings({ "Comfy.VueNodes.Enabled": vue, "Comfy.Locale": locale, "Comfy.TutorialCompleted": true,
-      "Comfy.Minimap.Visible": false, "Comfy.Templates.SortBy": "default" });
+      "Comfy.Minimap.Visible": false, "Comfy.RightSidePanel.IsOpen": false,
+      "Comfy.Templates.SortBy": "default" });
     await self.load();
     return self;
   }

@@ -64,7 +64,7 @@ def outcomes(tools, server: ComfyServer) -> dict[str, dict[str, str]]:
     for renderer in RENDERERS:
         command = [node, "drive.mjs", server.address, browser, renderer, f"diffusion_models/{TINYFLUX}",
                    "diffusion_models/a_lora.safetensors", os.environ.get("TPEC_SCREENSHOTS", "")]
-        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=900, check=False)
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=4000, check=False)
         found[renderer] = json.loads(done.stdout) if done.returncode == 0 else {}
         assert done.returncode == 0, done.stderr
     return found

@@ -1,14 +1,31 @@
 """The example workflows fit the nodes, and the first one runs."""
 
 import json
+import re
+import subprocess
+from pathlib import Path
 
 import models
 import prompts as p
 import pytest
-from comfy_server import PACK, REPOSITORY, ComfyServer
+from comfy_server import PACK, REPOSITORY, ComfyServer, find_comfy, find_python
 from templates import NOTES, TEMPLATES, blueprint, make, widget_inputs
 
 FOLDER = REPOSITORY / "example_workflows"
+LINK = re.compile(r"https://huggingface\.co/[^\s\"\\)]+\.safetensors(?![\w?])")
+
+
+def stock_templates() -> Path | None:
+    """The folder of ComfyUI's own templates."""
+    comfy = find_comfy()
+    python = comfy and find_python(comfy)
+    if not python:
+        return None
+    ask = "import comfyui_workflow_templates_json as found; print(found.__path__[0])"
+    done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip()) if done.returncode == 0 else None
+
+
 def to_prompt(workflow: dict, info: dict) -> dict[str, dict]:
     """The API prompt that the front end makes of a workflow without subgraphs."""
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
@@ -47,6 +64,18 @@ def test_no_template_names_a_file(path):
             files = [value for value in item["widgets_values"] if str(value).endswith((".safetensors", ".sft"))]
             assert files == []
             assert item["properties"]["cnr_id"] == ("tpec-fp8" if item["type"].startswith("TPEC") else "comfy-core")
+
+
+def test_links_are_those_of_the_stock_templates():
+    """Files that a template needs come from where ComfyUI's own templates take them; nothing is fetched."""
+    links = {link for path in FOLDER.glob("*.json") for link in LINK.findall(path.read_text("utf-8"))}
+    assert {link.rpartition("/")[2] for link in links} == {
+        "clip_l.safetensors", "t5xxl_fp16.safetensors", "ae.safetensors"}
+    stock = stock_templates()
+    if stock is None:
+        pytest.skip("no ComfyUI whose Python has comfyui-workflow-templates-json")
+    theirs = {link for path in stock.rglob("*.json") for link in LINK.findall(path.read_text("utf-8"))}
+    assert links <= theirs
 
 
 def test_blueprint_is_served_and_fits_the_nodes(server: ComfyServer):

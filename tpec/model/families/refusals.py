@@ -25,7 +25,8 @@ _ADAPTER = re.compile(
     r"(^|[._])(lora_(A|B|up|down|mid|embedding_[AB]|magnitude_vector)|lokr_w[12](_[ab])?|lokr_t2|hada_[wt][12](_[ab])?"
     r"|oft_(blocks|diag|R)|dora_scale|base_layer)(\.|$)|[._]\w*lora\d*\.(up|down)\.")
 
-_ALONE = "it is a LoRA, not a model: load the model, apply the LoRA, and quantize the result"
+_ALONE = ("it is a LoRA, not a model: load the model, apply the LoRA, and quantize the result (in ComfyUI "
+          "with Load LoRA and Model To Quantize)")
 _MERGE = ("it holds an unmerged LoRA beside the model ('{name}'), which ComfyUI does not apply: merge the LoRA into "
           "the model first (for example with ComfyUI's ModelSave node), or use the file without it")
 

@@ -3,32 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusion_variants import (
-    VIDEO,
-    Variant,
+from variants.image import (
     chroma,
-    cogvideo,
     flux,
     flux2,
-    hunyuan3d,
     hunyuan_image,
-    hunyuan_video,
-    hunyuan_video15,
     hydit,
-    kandinsky,
     lumina,
     pixart,
-    predict2,
     qwen,
-    scale_norms,
     sd3,
-    seconds,
-    stable_audio,
-    tencent,
-    told,
-    unet,
     z_image,
 )
+from variants.others import hunyuan3d, seconds, stable_audio
+from variants.unets import VIDEO, unet
+from variants.variant import Variant, scale_norms, tencent
+from variants.video import cogvideo, hunyuan_video, hunyuan_video15, kandinsky, predict2, told
 
 
 @dataclass(frozen=True)

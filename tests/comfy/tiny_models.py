@@ -176,4 +176,5 @@ NONE = {
     "Anima": "its text adapter has a fixed width; CosmosT2IPredict2 has the same blocks", "ACEStep": _FIXED,
     "ACEStep15": "its tokenizer has a fixed width", "MiniMaxMusic3": _FIXED, "TripoSplat": _FIXED, "Trellis2": _FIXED,
     "DepthAnything3": "no diffusion model", "RT_DETR_v4": "no diffusion model",
+    "SAM3": "no diffusion model", "SAM31": "no diffusion model",
 }

@@ -36,6 +36,11 @@ Names are of modules, without the file's prefix: `#` is a number, `{a,b}` one of
 it is; convolutions, norms, biases, embeddings and tables always do. *Share* is the part of the parameters of
 ComfyUI's Linears that become FP8, over all members of the family. `--include` also quantizes Linears that stay by
 default, `--exclude` keeps more. Where the installed ComfyUI and this table disagree about a layer, it stays.
+
+Of ComfyUI's 101 classes four are no diffusion models and are refused by name: SAM 3, SAM 3.1, RT-DETR and Depth
+Anything 3. Of the families that came with ComfyUI 0.38, Ming-Image has Z-Image's layout and is taken for it; Qwen-Image
+2.1, SenseNova U1.5, Kandinsky 6 and YuE2 are known in part only and have no entry: in ComfyUI the installed version's
+own classes say what their Linears are, the command line refuses them.
 """
 
 _EMBEDDINGS = """

@@ -5,14 +5,16 @@
 
 At equal size: this project's `keep_quality`, the blocks at both ends of the model, and the layers with the largest
 weight errors. Layers are rounded one by one, so every file is put together from one quantized file and the original.
-Ratios are against the smallest file of the same rounding; `expected` is what the plan promises.
+Ratios are against the smallest file of the same rounding; `expected` is what the plan promises. `--every 2` also
+measures every set of layers that fills 2 % (nothing more fits beside it), where that are few: whether any is better.
 """
 
 import argparse
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -33,6 +35,9 @@ from .errors import read_tensors
 from .tinyflux import velocity_error
 
 _CPU = torch.device("cpu")
+#: Of all sets that fill a budget: how many are measured at most, and how many printed.
+_SETS, _BEST = 100, 10
+_OF_SETS = ("rounding", "extra size, %", "place", "velocity error", "layers kept", "chosen by")
 
 
 def arguments() -> argparse.Namespace:
@@ -41,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--calibration", type=Path, nargs="*", default=[])
     parser.add_argument("--percent", type=float, nargs="*", default=[2, 5, 10])
+    parser.add_argument("--every", type=float, help="percent of extra size for which every set of layers is measured")
     return parser.parse_args()
 
 
@@ -115,10 +121,41 @@ def rows(title: str, one: Rounded, script: Path, percents: Iterable[float], fold
                f"{promise:.3f}", str(len(ours))]
 
 
+def fillings(costs: Mapping[str, int], budget: int) -> Iterator[frozenset[str]]:
+    """Every set of layers that fits the budget and has no room for another."""
+    names = [name for name in costs if costs[name] <= budget]
+
+    def further(taken: tuple[str, ...], at: int, rest: int) -> Iterator[frozenset[str]]:
+        if not any(costs[name] <= rest for name in names if name not in taken):
+            yield frozenset(taken)
+        for index in range(at, len(names)):
+            if costs[names[index]] <= rest:
+                yield from further((*taken, names[index]), index + 1, rest - costs[names[index]])
+
+    return further((), 0, budget)
+
+
+def every(title: str, one: Rounded, script: Path, percent: float, folder: Path) -> Iterable[list[str]]:
+    """The best of all sets that fill the budget, and which of them the rules choose."""
+    shares, costs = expected(one.plan, one.found), one.costs
+    budget = int(one.plan.output_nbytes * percent / 100)
+    sets = list(islice(fillings(costs, budget), _SETS + 1))
+    if len(sets) > _SETS:
+        raise SystemExit(f"--every {percent:g}: more than {_SETS} sets of layers fill that, take less.")
+    rules = {"keep_quality": choose(shares, costs, budget),
+             "first and last blocks": frozenset(filled(from_the_ends(costs), costs, budget))}
+    smallest, _ = velocity_error(script, folder / "smallest.safetensors")
+    errors = {names: velocity_error(script, keeping(names, one, folder / "kept.safetensors"))[0] for names in sets}
+    for place, names in enumerate(sorted(errors, key=errors.__getitem__)[:_BEST], 1):
+        yield [title, f"{percent:g}", f"{place} of {len(sets)}", f"{errors[names] / smallest:.4f}",
+               " ".join(f"`{name}`" for name in sorted(names)),
+               ", ".join(rule for rule, chosen in rules.items() if chosen == names)]
+
+
 def main() -> None:
     args = arguments()
     print(environment(), flush=True)
-    lines = []
+    lines, sets = [], []
     for path in (None, *args.calibration):
         calibration = open_calibration(path) if path else None
         title = f"{args.model.stem}, {path.stem if path else 'no calibration'}"
@@ -127,8 +164,12 @@ def main() -> None:
             for row in rows(title, one, args.velocity_script, args.percent, Path(folder)):
                 print(row, flush=True)
                 lines.append(row)
+            if args.every:
+                sets += every(title, one, args.velocity_script, args.every, Path(folder))
     print(markdown_table(("rounding", "extra size, %", "velocity error", "keep_quality", "first and last blocks",
                           "largest weight errors", "expected", "layers kept"), lines))
+    if sets:
+        print(f"\n{markdown_table(_OF_SETS, sets)}")
 
 
 if __name__ == "__main__":

@@ -1,34 +1,26 @@
 """Writes tests/data from ComfyUI itself, with its Python: build_inventory.py COMFYUI_FOLDER OUTPUT_FOLDER [NAME ...]
 
 Every model is built at its real size on torch's meta device, which costs no memory, and its shapes go back to
-ComfyUI's own
-detection: it must recognise the intended class, and that class built anew from what was detected must have the same
-tensors.
-With names only those diffusion models are written.
+ComfyUI's own detection: it must recognise the intended class, and that class built anew from what was detected must
+have the same tensors. With names only those diffusion models are written.
 """
 
 import logging
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-COMFYUI, OUTPUT, *NAMES = sys.argv[1:]
-sys.path[:0] = [COMFYUI, str(HERE.parent), str(HERE)]
+from without_server import start
 
-import inventory  # noqa: E402
-import torch  # noqa: E402
-from diffusion_variants import VARIANTS, Variant  # noqa: E402
+ARGUMENTS = start()
 
-sys.argv[1:] = ["--cpu"]
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
 import comfy.model_detection  # noqa: E402
 import comfy.supported_models  # noqa: E402
+import inventory  # noqa: E402
+import torch  # noqa: E402
 from encoder_facts import checkpoints, encoders, together  # noqa: E402
 from meta_models import META, Noting, fake, tensors_of  # noqa: E402
+from variants import VARIANTS, Variant  # noqa: E402
 
 
 def build(config: Any, variant: Variant) -> inventory.Tensors:
@@ -105,10 +97,10 @@ files, then full checkpoints by class. Per encoder: in how many Linears scales a
 
 def main() -> None:
     logging.disable(logging.WARNING)
-    out = Path(OUTPUT)
-    chosen = [variant for variant in VARIANTS if not NAMES or variant.name in NAMES]
+    out, *names = Path(ARGUMENTS[0]), *ARGUMENTS[1:]
+    chosen = [variant for variant in VARIANTS if not names or variant.name in names]
     inventory.write(out / "diffusion.txt", [diffusion(variant) for variant in chosen], DIFFUSION)
-    if not NAMES:
+    if not names:
         models = {model.name: model for model in encoders()}
         inventory.write(out / "encoders.txt", models.values(), ENCODERS)
         inventory.write(out / "loaders.txt", [*together(models), *checkpoints(models)], LOADERS)

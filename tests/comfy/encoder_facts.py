@@ -8,9 +8,9 @@ import comfy.sd
 import comfy.supported_models
 import inventory
 import torch
-from diffusion_variants import VARIANTS
 from encoder_variants import ENCODERS, TOGETHER, Encoder
 from meta_models import META, Noting, fake, tensors_of
+from variants import VARIANTS
 
 BY_NAME = {encoder.name: encoder for encoder in ENCODERS}
 TYPES = [kind.name for kind in comfy.sd.CLIPType]

@@ -9,26 +9,16 @@ import json
 import logging
 import sys
 import time
-import types
-from pathlib import Path
 
-HERE = Path(__file__).parent
-COMFYUI, *NAMES = sys.argv[1:]
-sys.path[:0] = [COMFYUI, str(HERE.parent)]
-sys.argv[1:] = ["--cpu"]
+from without_server import start
 
-import comfy.options  # noqa: E402
+ARGUMENTS = start()
 
-comfy.options.enable_args_parsing()
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
 import inventory  # noqa: E402
 import torch  # noqa: E402
 
-for package in ("pack", "pack.nodes"):  # without the packages' __init__, which start a server
-    module = types.ModuleType(package)
-    module.__path__ = [str(HERE.parents[1] / package.replace("pack", "").strip("."))]
-    sys.modules[package] = module
 structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
 TensorInfo = importlib.import_module("pack.tpec.files.header").TensorInfo
 
@@ -58,7 +48,7 @@ def main() -> None:
               for name, model in inventory.read(inventory.DATA / file).items()}
     before = state()
     found = {}
-    for name in NAMES or models:
+    for name in ARGUMENTS or models:
         model, _, prefix = name.partition("@")
         found[name] = probe(models[model], prefix)
     sys.stdout.write(json.dumps({"found": found, "unchanged": state() == before}))

@@ -9,31 +9,22 @@ import importlib
 import json
 import logging
 import sys
-import types
 from pathlib import Path
 
-HERE = Path(__file__).parent
-COMFYUI, FOLDER = sys.argv[1:3]
-sys.path[:0] = [COMFYUI, str(HERE.parent), str(HERE)]
-sys.argv[1:] = ["--cpu"]
+from without_server import start
 
-import comfy.options  # noqa: E402
+ARGUMENTS = start()
 
-comfy.options.enable_args_parsing()
 import comfy.model_detection as detection  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import comfy.utils as maps  # noqa: E402
 import torch  # noqa: E402
-from diffusion_variants import UNETS, Variant  # noqa: E402
 from meta_models import fake  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tiny_models import LARGE, TINY  # noqa: E402
+from variants import UNETS, Variant  # noqa: E402
 
-for package in ("pack", "pack.nodes"):  # without the packages' __init__, which start a server
-    module = types.ModuleType(package)
-    module.__path__ = [str(HERE.parents[1] / package.replace("pack", "").strip("."))]
-    sys.modules[package] = module
 structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
 files = importlib.import_module("pack.tpec.files.checkpoint")
 header = importlib.import_module("pack.tpec.files.header")
@@ -124,7 +115,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     tiny = [tiny.variant for tiny in (*TINY, *LARGE) if tiny.variant.model_class in TRANSFORMERS]
     for variant in (*tiny, *(unet for unet in UNETS if unet.model_class not in NO_UNETS)):
-        sys.stdout.write(json.dumps(compare(variant, Path(FOLDER))) + "\n")
+        sys.stdout.write(json.dumps(compare(variant, Path(ARGUMENTS[0]))) + "\n")
         sys.stdout.flush()
 
 

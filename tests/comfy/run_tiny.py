@@ -9,17 +9,12 @@ import importlib
 import json
 import logging
 import sys
-import types
 from pathlib import Path
 
-HERE = Path(__file__).parent
-COMFYUI, FOLDER, *CLASSES = sys.argv[1:]
-sys.path[:0] = [COMFYUI, str(HERE.parent), str(HERE)]
-sys.argv[1:] = ["--cpu"]
+from without_server import start
 
-import comfy.options  # noqa: E402
+ARGUMENTS = start()
 
-comfy.options.enable_args_parsing()
 import comfy.nested_tensor  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sample  # noqa: E402
@@ -30,10 +25,6 @@ from meta_models import fake  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_models import LARGE, TINY, Tiny  # noqa: E402
 
-for package in ("pack", "pack.nodes"):  # without the packages' __init__, which start a server
-    module = types.ModuleType(package)
-    module.__path__ = [str(HERE.parents[1] / package.replace("pack", "").strip("."))]
-    sys.modules[package] = module
 structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
 open_checkpoint = importlib.import_module("pack.tpec.files.checkpoint").open_checkpoint
 make_plan = importlib.import_module("pack.tpec.model.plan").make_plan
@@ -130,10 +121,11 @@ def run(tiny: Tiny, folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
+    folder, *classes = ARGUMENTS
     logging.disable(logging.WARNING)
     for tiny in [*TINY, *LARGE]:
-        if tiny.variant.model_class in CLASSES:
-            sys.stdout.write(json.dumps(run(tiny, Path(FOLDER))) + "\n")
+        if tiny.variant.model_class in classes:
+            sys.stdout.write(json.dumps(run(tiny, Path(folder))) + "\n")
             sys.stdout.flush()
 
 

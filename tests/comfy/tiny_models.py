@@ -3,32 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusion_variants import (
-    VIDEO,
-    Variant,
+from variants.image import (
     chroma,
-    cogvideo,
     flux,
     flux2,
-    hunyuan3d,
     hunyuan_image,
-    hunyuan_video,
-    hunyuan_video15,
     hydit,
-    kandinsky,
     lumina,
     pixart,
-    predict2,
     qwen,
-    scale_norms,
     sd3,
-    seconds,
-    stable_audio,
-    tencent,
-    told,
-    unet,
     z_image,
 )
+from variants.others import hunyuan3d, seconds, stable_audio
+from variants.unets import VIDEO, unet
+from variants.variant import Variant, scale_norms, tencent
+from variants.video import cogvideo, hunyuan_video, hunyuan_video15, kandinsky, predict2, told
 
 
 @dataclass(frozen=True)
@@ -186,4 +176,5 @@ NONE = {
     "Anima": "its text adapter has a fixed width; CosmosT2IPredict2 has the same blocks", "ACEStep": _FIXED,
     "ACEStep15": "its tokenizer has a fixed width", "MiniMaxMusic3": _FIXED, "TripoSplat": _FIXED, "Trellis2": _FIXED,
     "DepthAnything3": "no diffusion model", "RT_DETR_v4": "no diffusion model",
+    "SAM3": "no diffusion model", "SAM31": "no diffusion model",
 }

@@ -235,3 +235,12 @@ def test_the_documents_are_current() -> None:
 
     assert TARGET.read_text("utf-8") == document()
     assert README.read_text("utf-8") == readme()
+
+
+def test_ming_image_is_z_image_without_pad_tokens() -> None:
+    """Of ComfyUI 0.38, so not in the inventory."""
+    model = MODELS["z-image"]
+    plan = make_plan(checkpoint({name: shape for name, shape in shapes(model).items() if "pad_token" not in name}),
+                     Settings())
+    assert plan.family.name == "z_image"
+    assert {layer.name for layer in plan.of("quantize")} == {layer.name for layer in plan_of("z-image").of("quantize")}

@@ -86,19 +86,24 @@ class OutputLock:
     def release(self) -> None:
         """Let others write; nothing happens when the lock is not held."""
         if self._watched is not None:
-            os.close(self._watched[0])
-            self._watched = None
+            watched, self._watched = self._watched, None
+            with contextlib.suppress(OSError):
+                os.close(watched[0])
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
         # Windows removes no open file; elsewhere it must be gone before the next one can lock it.
-        if sys.platform == "win32":
-            os.close(handle)
+        # What the system refuses here is no failure of the run: a lock file that stays is taken over by the next one.
         with contextlib.suppress(OSError):
-            if sys.platform == "win32" or _is_named(handle, self._path):
+            if sys.platform == "win32":
+                os.close(handle)
                 self._path.unlink()
-        if sys.platform != "win32":
-            os.close(handle)
+        with contextlib.suppress(OSError):
+            if sys.platform != "win32" and _is_named(handle, self._path):
+                self._path.unlink()
+        with contextlib.suppress(OSError):
+            if sys.platform != "win32":
+                os.close(handle)
 
     def _attempt(self) -> int | None:
         """A handle that holds the lock, None when the lock file went away meanwhile. Raises TpecError when held."""
@@ -111,6 +116,11 @@ class OutputLock:
                 kept, handle = handle, None
                 return kept
             return None
+        except OSError:
+            if fresh:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+            raise
         finally:
             if handle is not None:
                 os.close(handle)

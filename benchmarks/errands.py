@@ -63,7 +63,7 @@ def _quantize(*more: str, source: str = SOURCE) -> Callable[[Path], int]:
     return command("quantize", f"@{source}", "-o", f"@{OUTPUT}", "--quiet", "--device", "cpu", *more)
 
 
-def _model(seed: int) -> dict[str, torch.Tensor]:
+def flux_model(seed: int) -> dict[str, torch.Tensor]:
     """Flux layout without its larger layers: a run of few calls. A LayerNorm's scale per block is kept as it is."""
     random, shapes = generator(seed, "cpu"), flux_shapes(128, 1, 1)
     return {name: (torch.randn(shape, generator=random) * 0.03).bfloat16() for name, shape in shapes.items()}
@@ -97,7 +97,7 @@ def _half_done(bench: Bench, files: Path) -> None:
 
 def make_errands(bench: Bench, templates: Path, other_disk: Path | None) -> list[Errand]:
     """All errands; their files are made in `templates`. `other_disk`: a folder that cannot be linked from."""
-    model = _model(0)
+    model = flux_model(0)
     places = {}
     for name in ("plain", "old", "resumed", "shards", "both", "statistics", "published"):
         places[name] = templates / name
@@ -117,6 +117,8 @@ def make_errands(bench: Bench, templates: Path, other_disk: Path | None) -> list
         made = other_disk / f"{os.getpid()}.safetensors"
         shutil.copyfile(places["both"] / OUTPUT, made)
         errands.append(_publishing(places["published"], made))
+    read = _engine(lambda folder: open_calibration(folder / STATISTICS).in_memory())
+    errands.append(Errand("read a calibration", read, read, None, places["old"]))
     return errands
 
 
@@ -144,12 +146,8 @@ def _reading(files: Path) -> list[Errand]:
 
 
 def _saving(files: Path, calibration: Calibration) -> Errand:
-    def save(folder: Path) -> None:
-        save_calibration(calibration, folder / STATISTICS, overwrite=True)
-        open_calibration(folder / STATISTICS).in_memory()
-
-    run = _engine(save)
-    return Errand("save a calibration over an old one, read it", run, run, STATISTICS, files)
+    run = _engine(lambda folder: save_calibration(calibration, folder / STATISTICS, overwrite=True))
+    return Errand("save a calibration over an old one", run, run, STATISTICS, files)
 
 
 def _publishing(files: Path, made: Path) -> Errand:

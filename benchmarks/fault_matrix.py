@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,9 +97,10 @@ def must_pass(kind: str, column: str) -> bool:
     return kind in _HINTS and column not in _KILLS or column in _PASSING and kind in repeated
 
 
-def fail_every_call(bench: Bench, errand: Errand, expected: Expected, matrix: Matrix, most: int) -> None:
-    """All kinds of calls of one errand."""
-    for kind in kinds_of(errand):
+def fail_every_call(bench: Bench, errand: Errand, expected: Expected, matrix: Matrix, most: int,
+                    kinds: Sequence[str]) -> None:
+    """Those of `kinds` that the errand can have."""
+    for kind in filter(kinds_of(errand).__contains__, kinds):
         calls = count(bench, errand, kind, str(bench.folder))
         for nth in positions(calls, most):
             for column, fault in faults_of(kind, nth, bench.folder):
@@ -110,18 +111,23 @@ def fail_every_call(bench: Bench, errand: Errand, expected: Expected, matrix: Ma
                 matrix.note(errand, kind, column, f"at call {nth} of {calls}{how}", found)
 
 
-def run(folder: Path, most: int, only: str, other_disk: Path | None) -> Matrix:
-    """All errands whose title contains `only`, within `folder`."""
+def run(folder: Path, most: int, only: str, other_disk: Path | None, kinds: Sequence[str] = ()) -> Matrix:
+    """All errands whose title contains `only`, within `folder`; of calls of `kinds` only if any are given."""
     make_durable_at_once()
     bench, matrix = Bench(Shim(), folder / "work"), Matrix()
     for errand in make_errands(bench, folder / "templates", other_disk):
         if only not in errand.title:
             continue
         begun, before = time.monotonic(), sum(matrix.counts.values())
-        expected = undisturbed(bench, errand)
-        fail_every_call(bench, errand, expected, matrix, most)
-        disturb(bench, errand, expected, matrix.note, most)
-        starve(bench, errand, expected, matrix.note, most)
+        try:
+            expected = undisturbed(bench, errand)
+            fail_every_call(bench, errand, expected, matrix, most, kinds or tuple(ERRORS))
+            if not kinds:
+                disturb(bench, errand, expected, matrix.note, most)
+                starve(bench, errand, expected, matrix.note, most)
+        except KeyboardInterrupt:
+            print(f"interrupted in: {errand.title}", file=sys.stderr)
+            break
         print(f"{errand.title}: {sum(matrix.counts.values()) - before} injections, "
               f"{time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return matrix
@@ -134,6 +140,7 @@ def arguments() -> argparse.Namespace:
                         help="a folder on another disk, to publish from (default /dev/shm)")
     parser.add_argument("--most", type=int, default=1000, help="positions of a kind in an errand (default 1000)")
     parser.add_argument("--only", default="", help="errands whose title contains this")
+    parser.add_argument("--kinds", nargs="*", choices=ERRORS, default=(), help="calls of these kinds, and nothing else")
     parser.add_argument("--sentences", action="store_true", help="print what the refusals said, too")
     return parser.parse_args()
 
@@ -146,7 +153,8 @@ def main() -> None:
     args = arguments()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         apart = args.other_disk.is_dir() and args.other_disk.stat().st_dev != os.stat(folder).st_dev
-        matrix = run(Path(folder), args.most, args.only, args.other_disk if apart else None)
+        matrix = run(Path(folder), args.most, args.only, args.other_disk if apart else None,
+                     args.kinds)
     print(f"{environment()}\n\n{matrix.table()}\n")
     if args.sentences:
         print("\n".join(f"{count:6}  {said}" for said, count in matrix.sentences.most_common()))

@@ -208,7 +208,8 @@ def wrong_end(ended: Ended, fault: Fault | None) -> str:
     if ended.code != 1:
         return f"exit code {ended.code}: {ended.stderr[-1500:]}"
     said = ended.stderr
-    if not said.startswith("tpec: ") or said.count("\n") != 1 or not said.endswith(".\n") or "Traceback" in said or "A file" in said:
+    # "A file" is what is said of an error that names none: nobody would know which.
+    if not (said.startswith("tpec: ") and said.endswith(".\n")) or said.count("\n") != 1 or "A file" in said:
         return f"not one sentence: {said[-1500:]}"
     return ""
 

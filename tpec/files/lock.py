@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import TpecError
-from .replace import disk_errors
+from .replace import disk_errors, process_is_gone
 
 if sys.platform == "win32":
     import msvcrt
@@ -185,13 +185,5 @@ def _owner(handle: int) -> dict[str, object] | None:
 
 
 def _is_gone(owner: dict[str, object] | None) -> bool:
-    """Whether the owner was a process of this machine that runs no more. Not asked on Windows, where asking kills."""
-    if sys.platform == "win32" or owner is None or owner["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(int(str(owner["process"])), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except OSError:
-        return False
-    return False
+    """Whether the owner was a process of this machine that runs no more."""
+    return owner is not None and owner["host"] == socket.gethostname() and process_is_gone(int(str(owner["process"])))

@@ -2,8 +2,12 @@
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import secrets
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +25,12 @@ class NameTaken(TpecError):
 def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Yield a name beside `path` for the body to write; afterwards that file is made durable and becomes `path`.
 
-    An error or interrupt removes it. Raises TpecError for what the disk refuses, and NameTaken where `overwrite` is not
-    set and `path` is taken, also by somebody who was faster.
+    An error or interrupt removes it; what a process that was killed has left of this name is removed as well. Raises
+    TpecError for what the disk refuses, and NameTaken where `overwrite` is not set and `path` is taken, also by
+    somebody who was faster.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    part = path.with_name(f"{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    _remove_orphans(path)
     try:
         with disk_errors(path):
             yield part
@@ -32,6 +38,33 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # gone after the replacement; never there for an impossible name
             part.unlink()
+
+
+def _machine() -> str:
+    """A few characters that other machines, which may share the folder, have not."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove the files that killed processes of this machine were making for `path`."""
+    name = re.compile(rf"{re.escape(f'{path.name}.{_machine()}')}\.(\d{{1,10}})\.[0-9a-f]{{6}}\.part")
+    with contextlib.suppress(OSError):
+        for found in filter(None, map(name.fullmatch, os.listdir(path.parent))):
+            if process_is_gone(int(found[1])):
+                path.with_name(found[0]).unlink(missing_ok=True)
+
+
+def process_is_gone(number: int) -> bool:
+    """Whether no process of this machine has that number. Never so on Windows, where to ask kills."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """Every call to the system fails once: is there the complete new file or the untouched old one, and one sentence?
 
-    python -m benchmarks.fault_matrix                       # all, some 20 minutes
+    python -m benchmarks.fault_matrix                       # every call
     python -m benchmarks.fault_matrix --most 6 --only nearest
 
 The real commands run in processes below which `shim.c` lies. First each errand's calls of a kind are counted; then it

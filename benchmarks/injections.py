@@ -170,7 +170,7 @@ def positions(calls: int, most: int) -> list[int]:
     """At most `most` of the calls 1 ... `calls`, the first and the last among them."""
     if calls <= most:
         return list(range(1, calls + 1))
-    return sorted({1 + round(at * (calls - 1) / (most - 1)) for at in range(most)})
+    return sorted({1 + round(at * (calls - 1) / max(most - 1, 1)) for at in range(most)})
 
 
 def inject(bench: Bench, errand: Errand, expected: Expected, fault: Fault | None,

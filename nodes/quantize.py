@@ -6,6 +6,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
+from ..tpec.patterns import check_pattern
 from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings, part_names
 from .calibration.automatic import AUTO, CHOICES, with_own_calibration
 from .handles import (
@@ -98,11 +99,15 @@ class TPECQuantizeFP8(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, device: str | None = None, like: str | None = None) -> bool | str:
-        # In place of the combos' own check, so that prompts can name several devices.
-        if not all(isinstance(value, (str, type(None))) for value in (device, like)):
-            return "device and like must be texts, such as auto."
+    def validate_inputs(cls, device: str | None = None, like: str | None = None, include: str | None = None,
+                        exclude: str | None = None) -> bool | str:
+        # In place of the combos' own check, so that prompts can name several devices. What is linked is None here.
+        texts = {"device": device, "like": like, "include": include, "exclude": exclude}
+        if wrong := [name for name, value in texts.items() if not isinstance(value, (str, type(None)))]:
+            return f"{' and '.join(wrong)} must be text."
         try:
+            check_pattern("include", include or "")
+            check_pattern("exclude", exclude or "")
             torch_devices("auto" if device is None else device)
             _like(like)
         except TpecError as error:

@@ -43,7 +43,8 @@ def _missing_package() -> str:
 def main() -> int:
     """Run the command line and return its exit code."""
     if "quantize" in sys.argv[1:2] and hasattr(os, "posix_fadvise"):
-        threading.Thread(target=_fetch_inputs, args=(sys.argv[2:],), daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # there are no threads or no memory left; it only helps
+            threading.Thread(target=_fetch_inputs, args=(sys.argv[2:],), daemon=True).start()
     missing = _missing_package()
     if missing:
         sys.stderr.write("tpec: " + " ".join(missing.split()) + "\n")

@@ -7,6 +7,7 @@ import re
 _NO_MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|failed to allocate|bad_alloc"
     r"|OutOfMemory|MemoryAllocation|memory allocation failed|ALLOC_FAILED|rocblas_status_memory_error"
+    r"|can't start new thread"
     r"|CUBLAS_STATUS_NOT_INITIALIZED|(STATUS_NOT_INITIALIZED|STATUS_INTERNAL_ERROR).*calling `\w*create",
     re.IGNORECASE)
 #: Characters of a message.

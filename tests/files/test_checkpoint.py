@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from samples import same_bits, write_raw
+from samples import same_bits, save_flux, write_raw
 
 from tpec.errors import TpecError
 from tpec.files.checkpoint import Reader, open_checkpoint
@@ -248,3 +248,25 @@ def test_file_that_shrinks_while_read_is_named(tmp_path: Path) -> None:
         os.truncate(path, 500)
         with pytest.raises(TpecError, match="m.safetensors became shorter while it was read .tensor 'a'"):
             reader.tensor("a")
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_file_that_is_rewritten_after_its_header_was_read_is_refused(tmp_path: Path, opened: bool) -> None:
+    """Its first tensors would be of one model and its last ones of another."""
+    checkpoint = open_checkpoint(save_flux(tmp_path))
+    reader = checkpoint.reader() if opened else None
+    content = bytearray(checkpoint.path.read_bytes())
+    content[-1] ^= 1
+    checkpoint.path.write_bytes(content)
+    os.utime(checkpoint.path, ns=(1, 1))  # as a clock of coarse steps would not show it
+    with pytest.raises(TpecError, match="model.safetensors was changed while it was read"):
+        (reader or checkpoint.reader()).tensor("img_in.weight")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows replaces no open file")
+def test_file_that_is_replaced_or_moved_while_it_is_open_is_read_on(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save_flux(tmp_path))
+    with checkpoint.reader() as reader:
+        first = reader.tensor("img_in.weight")
+        os.replace(save_flux(tmp_path, "other.safetensors", single=2), checkpoint.path)
+        assert reader.tensor("img_in.weight").equal(first)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from samples import names_in
+from samples import names_in, python
 
 from tpec.errors import TpecError
 from tpec.files.replace import NameTaken, put_in_place, replacing
@@ -67,3 +67,23 @@ def test_two_writers_have_two_part_files(tmp_path: Path) -> None:
         second.write_text("2")
         assert len(names_in(tmp_path)) == 2
     assert (tmp_path / "q").read_text() == "1"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    process = python("""import os, signal, sys
+from pathlib import Path
+from tpec.files.replace import replacing
+with replacing(Path(sys.argv[1])) as part:
+    part.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)""", [path])
+    process.communicate(timeout=60)
+    others = {"a.json.part", f"a.json.abcdef.{process.pid}.abcdef.part"}  # nobody's, and another machine's
+    for name in others:
+        (tmp_path / name).write_text("other")
+    assert len(names_in(tmp_path)) == 3
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert names_in(tmp_path) == {"a.json", *others}
+    assert path.read_text() == "first"

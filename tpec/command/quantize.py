@@ -8,6 +8,7 @@ from pathlib import Path
 from ..device import choose_devices
 from ..errors import TpecError, sentence
 from ..files.checkpoint import open_checkpoint
+from ..files.replace import write_text
 from ..model.plan import Plan, make_plan
 from ..model.recipe import follow, read_recipe, recipe_of, write_recipe
 from ..model.template import recipe_like
@@ -113,9 +114,9 @@ def _calibration(options: argparse.Namespace) -> Calibration | None:
 
 def _write_report(path: Path, report: Report) -> None:
     try:
-        path.write_text(json.dumps(report.to_json(), indent=1), "utf-8")
-    except OSError as error:
-        raise TpecError(f"The report {path} cannot be written: {error.strerror}; the model was saved.") from None
+        write_text(path, json.dumps(report.to_json(), indent=1))
+    except TpecError as error:
+        raise TpecError(f"The model was saved, but not its report: {error}") from None
 
 
 def _batch_table(results: Sequence[tuple[Path, Report | Exception | None]]) -> str:

@@ -15,6 +15,7 @@ from ..errors import TpecError
 from .dtypes import TORCH_DTYPES
 from .header import TensorInfo, read_header
 from .naming import shard_name
+from .replace import disk_errors
 from .shards import index_beside, is_index, model_in, shard_map, siblings
 
 
@@ -24,7 +25,8 @@ class Checkpoint:
 
     path: the file or the index, of shards without an index the first. files: what holds the data; `TensorInfo.file`
     counts in them. tensors: by name, in the order of the data. metadata: the header's `__metadata__`, of shards all
-    together. digest: SHA-256 of the headers' bytes, hexadecimal. notes: sentences for the report.
+    together. digest: SHA-256 of the headers' bytes, hexadecimal. notes: sentences for the report. states: size (bytes)
+    and mtime (ns) of each file just before its header was read; empty for a model that was no file.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Checkpoint:
     metadata: Mapping[str, str]
     digest: str
     notes: tuple[str, ...] = ()
+    states: tuple[tuple[int, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -83,11 +86,12 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     if shard:
         names = siblings(path, shard)
         return _open_shards(path.with_name(names[0]), names)
+    state = _state_before(path)
     tensors, metadata, raw = read_header(path)
     if not tensors:
         raise TpecError(f"{path.name} holds no tensors.")
     return Checkpoint(path, (path,), MappingProxyType(tensors), MappingProxyType(metadata),
-                      hashlib.sha256(raw).hexdigest())
+                      hashlib.sha256(raw).hexdigest(), states=(state,))
 
 
 def _open_index(path: Path) -> Checkpoint:
@@ -107,8 +111,9 @@ def _open_shards(path: Path, names: Sequence[str]) -> Checkpoint:
     """The model that the files of these names beside `path` make together."""
     tensors: dict[str, TensorInfo] = {}
     metadata: dict[str, str] = {}
-    digest = hashlib.sha256()
+    digest, states = hashlib.sha256(), []
     for index, name in enumerate(names):
+        states.append(_state_before(path.parent / name))
         infos, extra, raw = read_header(path.parent / name, index)
         doubled = sorted(tensors.keys() & infos.keys())
         if doubled:
@@ -119,17 +124,25 @@ def _open_shards(path: Path, names: Sequence[str]) -> Checkpoint:
     if not tensors:
         raise TpecError(f"{path.name} holds no tensors.")
     files = tuple(path.parent / name for name in names)
-    return Checkpoint(path, files, MappingProxyType(tensors), MappingProxyType(metadata), digest.hexdigest())
+    return Checkpoint(path, files, MappingProxyType(tensors), MappingProxyType(metadata), digest.hexdigest(),
+                      states=tuple(states))
 
 
 class Reader:
-    """Plain positional reads from a checkpoint's files; no mapping is held, so Windows needs no page file for it."""
+    """Plain positional reads from a checkpoint's files; no mapping is held, so Windows needs no page file for it.
+
+    A file that is changed after its header was read would give weights of two models: that is noticed at the next read.
+    One that is moved or replaced under its name meanwhile is read on as it was.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Opens every file of the checkpoint. Raises TpecError when one is gone or cannot be read."""
+        """Opens every file of the checkpoint. Raises TpecError when one is gone, changed or cannot be read."""
         self._checkpoint = checkpoint
         with contextlib.ExitStack() as stack:
             self._files = [stack.enter_context(_opened(path)) for path in checkpoint.files]
+            for at in range(len(self._files)):
+                with self._errors(at):
+                    self._check(at)
             stack.pop_all()
 
     def __enter__(self) -> "Reader":
@@ -141,33 +154,34 @@ class Reader:
     def close(self) -> None:
         """Close the files; reading ends."""
         for file in self._files:
-            file.close()
+            with contextlib.suppress(OSError):  # nothing was written
+                file.close()
 
     def read_into(self, info: TensorInfo, buffer: memoryview, offset: int = 0) -> None:
         """Fill `buffer` (any contiguous memory) with the tensor's bytes from `offset` (in bytes) on.
 
-        Raises TpecError when the file has become shorter, OSError when the disk fails.
+        Raises TpecError when the file has changed since its header was read, or the disk fails.
         """
         file = self._files[info.file]
-        file.seek(info.start + offset)
         view = buffer.cast("B")
-        done = 0
-        while done < len(view):
-            count = file.readinto(view[done:])
-            if not count:
-                raise TpecError(f"{self._checkpoint.files[info.file].name} became shorter while it was read "
-                                f"(tensor '{info.name}').")
-            done += count
+        with self._errors(info.file):
+            file.seek(info.start + offset)
+            done = 0
+            while done < len(view):
+                count = file.readinto(view[done:])
+                if not count:
+                    raise TpecError(f"{self._checkpoint.files[info.file].name} became shorter while it was read "
+                                    f"(tensor '{info.name}').")
+                done += count
+            self._check(info.file)
 
     def will_need(self, info: TensorInfo) -> None:
         """Let the system fetch these bytes meanwhile (Linux; elsewhere nothing happens)."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._files[info.file].fileno(), info.start, info.nbytes, os.POSIX_FADV_WILLNEED)
+        self._advise(info, "POSIX_FADV_WILLNEED")
 
     def drop_cache(self, info: TensorInfo) -> None:
         """Tell the system that these bytes will not be read again (Linux; elsewhere nothing happens)."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._files[info.file].fileno(), info.start, info.nbytes, os.POSIX_FADV_DONTNEED)
+        self._advise(info, "POSIX_FADV_DONTNEED")
 
     def tensor(self, name: str) -> torch.Tensor:
         """The whole tensor in its own dtype and shape, on the CPU.
@@ -181,6 +195,35 @@ class Reader:
         if info.nbytes:
             self.read_into(info, raw.numpy().data)
         return raw.view(TORCH_DTYPES[info.dtype]).reshape(info.shape)
+
+    def _advise(self, info: TensorInfo, advice: str) -> None:
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._files[info.file].fileno(), info.start, info.nbytes, getattr(os, advice))
+
+    def _check(self, at: int) -> None:
+        """Raises TpecError when file `at` is not as it was before its header was read, and OSError."""
+        states = self._checkpoint.states
+        if states and _size_and_time(os.fstat(self._files[at].fileno())) != states[at]:
+            raise TpecError(f"{self._checkpoint.files[at].name} was changed while it was read: wait until nobody "
+                            "writes to it, and run again.")
+
+    def _errors(self, at: int) -> contextlib.AbstractContextManager[None]:
+        return disk_errors(self._checkpoint.files[at], "read")
+
+
+def _size_and_time(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
+
+
+def _state_before(path: Path) -> tuple[int, int]:
+    """What `Checkpoint.states` holds of a file. Raises TpecError for one that is there and cannot be read."""
+    try:
+        return _size_and_time(os.stat(path))
+    except FileNotFoundError:
+        return 0, 0  # the sentence for that comes from who reads the header
+    except OSError as error:
+        raise TpecError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _state(path: Path) -> os.stat_result:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import TpecError
-from .replace import disk_errors
+from .replace import disk_errors, process_is_gone
 
 if sys.platform == "win32":
     import msvcrt
@@ -86,19 +86,24 @@ class OutputLock:
     def release(self) -> None:
         """Let others write; nothing happens when the lock is not held."""
         if self._watched is not None:
-            os.close(self._watched[0])
-            self._watched = None
+            watched, self._watched = self._watched, None
+            with contextlib.suppress(OSError):
+                os.close(watched[0])
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
         # Windows removes no open file; elsewhere it must be gone before the next one can lock it.
-        if sys.platform == "win32":
-            os.close(handle)
+        # What the system refuses here is no failure of the run: a lock file that stays is taken over by the next one.
         with contextlib.suppress(OSError):
-            if sys.platform == "win32" or _is_named(handle, self._path):
+            if sys.platform == "win32":
+                os.close(handle)
                 self._path.unlink()
-        if sys.platform != "win32":
-            os.close(handle)
+        with contextlib.suppress(OSError):
+            if sys.platform != "win32" and _is_named(handle, self._path):
+                self._path.unlink()
+        with contextlib.suppress(OSError):
+            if sys.platform != "win32":
+                os.close(handle)
 
     def _attempt(self) -> int | None:
         """A handle that holds the lock, None when the lock file went away meanwhile. Raises TpecError when held."""
@@ -111,6 +116,11 @@ class OutputLock:
                 kept, handle = handle, None
                 return kept
             return None
+        except OSError:
+            if fresh:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+            raise
         finally:
             if handle is not None:
                 os.close(handle)
@@ -175,13 +185,5 @@ def _owner(handle: int) -> dict[str, object] | None:
 
 
 def _is_gone(owner: dict[str, object] | None) -> bool:
-    """Whether the owner was a process of this machine that runs no more. Not asked on Windows, where asking kills."""
-    if sys.platform == "win32" or owner is None or owner["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(int(str(owner["process"])), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except OSError:
-        return False
-    return False
+    """Whether the owner was a process of this machine that runs no more."""
+    return owner is not None and owner["host"] == socket.gethostname() and process_is_gone(int(str(owner["process"])))

@@ -36,13 +36,16 @@ def output_lock(output: Path) -> OutputLock:
 
 
 def journal_paths(output: Path) -> list[Path]:
-    """The journals beside the working file, one for each lane that has written; none where there is no such folder."""
+    """The journals beside the working file, one for each lane that has written; none where there is no such folder.
+
+    Raises OSError when they cannot be listed: one that is overlooked would speak of a later run's file.
+    """
     partial = partial_path(output)
-    return sorted(partial.parent.glob(_glob_escape(partial.name) + ".journal*")) if partial.parent.is_dir() else []
-
-
-def _glob_escape(name: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+    try:
+        names = os.listdir(partial.parent)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(partial.with_name(name) for name in names if name.startswith(partial.name + ".journal"))
 
 
 def job_digest(layout: Layout, identity: dict[str, object], recipe: dict[str, object]) -> str:
@@ -71,8 +74,10 @@ def create(output: Path, layout: Layout) -> None:
 
 
 def discard(output: Path) -> None:
-    """Remove the spool file and its journals, if any."""
-    for path in [*journal_paths(output), partial_path(output)]:
+    """Remove the spool file and its journals, if any. Raises OSError for what stays."""
+    # The large one first: a journal without its file means nothing, and may stay where a folder cannot be listed.
+    partial_path(output).unlink(missing_ok=True)
+    for path in journal_paths(output):
         path.unlink(missing_ok=True)
 
 
@@ -103,13 +108,14 @@ class SpoolFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. Raises OSError when the system could not keep what was written."""
-        self._file.close()
+        """Let go of the file. Raises TpecError when the system could not keep what was written."""
+        with disk_errors(self._output):
+            self._file.close()
 
     def allocate(self) -> None:
         """Give a fresh file its full size and its header. Raises TpecError for what the disk refuses."""
         with disk_errors(self._output):
-            self._file.truncate(self._layout.nbytes)
+            os.ftruncate(self._file.fileno(), self._layout.nbytes)  # unlike the file's own, again after a signal
             self._put(0, self._layout.header)
 
     def write(self, name: str, data: bytes | memoryview, offset: int = 0) -> None:
@@ -128,8 +134,7 @@ class SpoolFile:
         """Wait until the disk has all that was written. Raises TpecError when it refuses."""
         with disk_errors(self._output):
             os.fsync(self._file.fileno())
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._not_needed(0, 0)
 
     def _put(self, at: int, data: bytes | memoryview) -> None:
         self._file.seek(at)
@@ -137,9 +142,15 @@ class SpoolFile:
         done = 0
         while done < len(view):
             done += self._file.write(view[done:])
-        if len(view) >= _EAGER_BYTES and hasattr(os, "posix_fadvise"):
+        if len(view) >= _EAGER_BYTES:
             # Linux begins to write these pages to the disk at once, so that the next sync finds little left to do.
-            os.posix_fadvise(self._file.fileno(), at, len(view), os.POSIX_FADV_DONTNEED)
+            self._not_needed(at, len(view))
+
+    def _not_needed(self, at: int, nbytes: int) -> None:
+        """Tell the system that these bytes, or with 0 all from there on, will not be read again."""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._file.fileno(), at, nbytes, os.POSIX_FADV_DONTNEED)
 
 
 class Journal:
@@ -164,7 +175,7 @@ class Journal:
         with disk_errors(output):
             path = path.with_name(f"{path.name}.journal{lane}")
             self._file = open(path, "a", encoding="ascii")
-            self._file.truncate(_whole_lines(path)[1])
+            os.ftruncate(self._file.fileno(), _whole_lines(path)[1])
         self._pending.append(json.dumps({"job": digest}))
 
     def record(self, name: str, nbytes: int, facts: dict[str, object] | None = None) -> None:
@@ -198,9 +209,15 @@ class Journal:
 def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, object] | None] | None:
     """Finished tensors of an earlier run and their facts by name, None when there is no run to go on with.
 
-    layout, digest: of the job to be done. Raises TpecError when what is there belongs to another one.
+    layout, digest: of the job to be done. Raises TpecError when what is there belongs to another one or cannot be read.
     """
     partial = partial_path(output)
+    with disk_errors(partial, "read"):
+        return _finished(output, partial, layout, digest)
+
+
+def _finished(output: Path, partial: Path, layout: Layout,
+              digest: str) -> dict[str, dict[str, object] | None] | None:
     journals = journal_paths(output)
     if not partial.exists() or not journals:
         return None

@@ -2,8 +2,12 @@
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import secrets
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +25,12 @@ class NameTaken(TpecError):
 def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Yield a name beside `path` for the body to write; afterwards that file is made durable and becomes `path`.
 
-    An error or interrupt removes it. Raises TpecError for what the disk refuses, and NameTaken where `overwrite` is not
-    set and `path` is taken, also by somebody who was faster.
+    An error or interrupt removes it; what a process that was killed has left of this name is removed as well. Raises
+    TpecError for what the disk refuses, and NameTaken where `overwrite` is not set and `path` is taken, also by
+    somebody who was faster.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    part = path.with_name(f"{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    _remove_orphans(path)
     try:
         with disk_errors(path):
             yield part
@@ -34,12 +40,45 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
             part.unlink()
 
 
+def _machine() -> str:
+    """A few characters that other machines, which may share the folder, have not."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove the files that killed processes of this machine were making for `path`."""
+    name = re.compile(rf"{re.escape(f'{path.name}.{_machine()}')}\.(\d{{1,10}})\.[0-9a-f]{{6}}\.part")
+    with contextlib.suppress(OSError):
+        for found in filter(None, map(name.fullmatch, os.listdir(path.parent))):
+            if process_is_gone(int(found[1])):
+                path.with_name(found[0]).unlink(missing_ok=True)
+
+
+def process_is_gone(number: int) -> bool:
+    """Whether no process of this machine has that number. Never so on Windows, where to ask kills."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) or replace one, in one step. Raises TpecError for what the disk refuses."""
+    with replacing(path) as part:
+        part.write_text(text, "utf-8")
+
+
 def put_in_place(part: Path, path: Path, overwrite: bool) -> None:
     """Sync `part` and rename it to `path`. Raises OSError, and NameTaken as `replacing` does."""
     _sync_file(part)
     if overwrite:
         os.replace(part, path)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             part.unlink()  # still there where both were names of one file
     else:
         try:
@@ -63,7 +102,8 @@ def _rename_to_free(part: Path, path: Path) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         os.replace(part, path)
     else:
-        os.unlink(part)
+        with contextlib.suppress(OSError):  # the file has its name; a second one does no harm
+            os.unlink(part)
 
 
 def _sync_file(path: Path) -> None:
@@ -76,13 +116,17 @@ def _sync_file(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system can (not on Windows)."""
+    """Make a rename durable, where the system can (not on Windows, nor on every network's disk).
+
+    It has been made, so that a failure here must not be called one of writing.
+    """
     if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def refuse_dead_link(path: Path) -> None:
@@ -93,16 +137,18 @@ def refuse_dead_link(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses within the body into one sentence about `path`."""
+def disk_errors(path: Path, done: str = "written") -> Iterator[None]:
+    """Turn what the disk refuses within the body into one sentence about `path`, which was to be `done`."""
     try:
         yield
     except OSError as error:
-        raise TpecError(disk_fault(error, path)) from None
+        raise TpecError(disk_fault(error, path, done)) from None
 
 
-def disk_fault(error: OSError, path: Path) -> str:
-    """The sentence for what kept `path` from being written."""
+def disk_fault(error: OSError, path: Path, done: str = "written") -> str:
+    """The sentence for what kept `path` from being written, or `done` whatever else."""
+    if done != "written":
+        return f"{path} cannot be {done}: {error.strerror or error}."
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return (f"The disk of {path.parent} is full: make room or choose another folder; nothing was written as "
                 f"{path.name}.")

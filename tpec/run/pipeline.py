@@ -80,8 +80,8 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
             parts = world.gather(world.agree(partial(_run, job, found, progress, world, cards)))
             world.agree(partial(_publish, output, overwrite, lock) if world.rank == 0 else _nothing)
         except BaseException:
-            if lock.held and not resume and lock.unchanged():
-                with suppress(OSError):
+            with suppress(OSError):  # what failed first is what the user reads
+                if lock.held and not resume and lock.unchanged():
                     spool.discard(output)
             raise
     return _report(job, parts, found, world, time.monotonic() - begun)
@@ -136,7 +136,8 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
 
 def _publish(output: Path, overwrite: bool, lock: OutputLock) -> None:
     _refuse_existing(output, overwrite)
-    lock.confirm()
+    with disk_errors(output):
+        lock.confirm()
     spool.finish(output, overwrite)
 
 

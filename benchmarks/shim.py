@@ -1,0 +1,83 @@
+"""Python's side of `shim.c`: compile it, start a program with it, arm it within that program."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .common import ROOT
+
+SOURCE = Path(__file__).with_name("shim.c")
+#: Actions beside an errno.
+SHORT, KILL, KILL_AFTER, STOP = -1, -2, -3, -4
+#: `Fault.times` of one that lasts.
+FOR_EVER = 0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The `nth` call of `kind` on paths containing `path`, and `times` in all, meets `action`; see shim.c.
+
+    Of kind "memory" `path` is the least size of an allocation, in bytes.
+    """
+
+    kind: str
+    action: int
+    nth: int = 1
+    times: int = 1
+    path: str = ""
+
+
+def missing() -> str:
+    """Why there can be no shim here, or ''."""
+    if sys.platform != "linux":
+        return "a library can be put below a program by LD_PRELOAD on Linux only"
+    return "" if shutil.which("gcc") else "there is no gcc to compile the library with"
+
+
+def compiled(folder: Path) -> Path:
+    """The library, made in `folder`."""
+    library = folder / "shim.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, SOURCE, "-ldl"], check=True)
+    return library
+
+
+def run_with_shim(module: str, arguments: Sequence[str], **more: object) -> subprocess.CompletedProcess:
+    """`python -m MODULE ARGUMENTS` as a process that has the shim below it, not armed; one thread for PyTorch."""
+    with tempfile.TemporaryDirectory() as folder:
+        added = {"LD_PRELOAD": str(compiled(Path(folder))), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return subprocess.run([sys.executable, "-m", module, *arguments], env=os.environ | added, check=False, **more)
+
+
+class Shim:
+    """The library that this process was started with."""
+
+    def __init__(self) -> None:
+        """Raises AttributeError where there is none."""
+        self._library = ctypes.CDLL(None)
+        self._library.shim_arm.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+        for name in ("shim_calls", "shim_hits"):
+            getattr(self._library, name).restype = ctypes.c_long
+
+    def arm(self, fault: Fault) -> None:
+        """From now on `fault` happens in this process and in those that it forks. Counts begin at zero."""
+        self._library.shim_arm(fault.kind.encode(), fault.path.encode(), fault.action, fault.nth, fault.times)
+
+    def disarm(self) -> None:
+        """Nothing happens in this process any more."""
+        self._library.shim_disarm()
+
+    @property
+    def calls(self) -> int:
+        """Calls of the kind that were counted since `arm`, here and in forked processes."""
+        return self._library.shim_calls()
+
+    @property
+    def hits(self) -> int:
+        """Calls that were acted upon since `arm`."""
+        return self._library.shim_hits()

@@ -25,9 +25,8 @@ from tpec.model.roles import modulates
 from tpec.rounding.grid import decode
 from tpec.rounding.method import Policy, Rounder
 from tpec.settings import Settings
-from tpec.statistics.gradients import GradientStats, HeldGradients, run_shape
-from tpec.statistics.inputs import Gram, HeldInputs, InputStats, Summary, eigenpairs, summary_of
-from tpec.statistics.packing.factors import without
+from tpec.statistics.gradients import HeldGradients, run_shape
+from tpec.statistics.inputs import Gram, HeldInputs, Summary, eigenpairs, summary_of
 from tpec.statistics.packing.forms import (
     input_shapes,
     output_shapes,

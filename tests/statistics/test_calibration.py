@@ -74,7 +74,8 @@ def test_file_keeps_what_it_was_made_of_but_for_a_little_noise(tmp_path: Path) -
         assert torch.equal(found.mean, stats_before.mean)
         assert (found.absmax, found.tokens, found.form) == (stats_before.absmax, stats_before.tokens, stats_before.form)
     # What a summary's codes lose goes to the diagonal.
-    torch.testing.assert_close(again.groups["wide"].energies(), calibration.groups["wide"].energies(), rtol=0.01, atol=0)
+    energies = calibration.groups["wide"].energies()
+    torch.testing.assert_close(again.groups["wide"].energies(), energies, rtol=0.05, atol=0)
     assert names_in(tmp_path) == {"c.safetensors"}
     assert path.stat().st_size < 16 * 15 // 2 + 64 * 8 * 6 // 8 + 4 * (16 * 2 + 64 * 2) + 3000
 

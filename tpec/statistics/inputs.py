@@ -36,8 +36,8 @@ class Gram(NamedTuple):
 class Summary(NamedTuple):
     """E[x x^T] of a wide input, nearly: V diag(values) V^T + diag(rest), all float32.
 
-    vectors [n, k] and values [k] are the leading eigenpairs, rest [n] the diagonal of what they leave. Where the mean is
-    kept apart, the last pair is it and the others are those of the covariance.
+    vectors [n, k] and values [k] are the leading eigenpairs, rest [n] the diagonal of what they leave. Where the
+    mean is kept apart, the last pair is it and the others are those of the covariance.
     """
 
     vectors: torch.Tensor
@@ -141,8 +141,8 @@ class HeldInputs:
 class InputsOnDemand:
     """InputStats whose large parts are computed at every access, so that memory holds only those in use.
 
-    `make(device)` computes the second moment there, in new tensors each time; `form` is known before. `packed` gives the
-    tensors of the calibration file that they are read from, if they are, for another file.
+    `make(device)` computes the second moment there, in new tensors each time; `form` is known before. `packed` gives
+    the tensors of the calibration file that they are read from, if they are, for another file.
     """
 
     mean: torch.Tensor

@@ -16,7 +16,8 @@ DTYPES = {FINE: "I8", COARSE: "U8"}
 
 
 class Codes(NamedTuple):
-    """codes [blocks, 64] int8, or [blocks, 48] uint8 (four codes of 6 bits in three bytes); scales [blocks] bfloat16."""
+    """codes [blocks, 64] int8, or [blocks, 48] uint8 (four codes of 6 bits in three bytes); scales [blocks] bfloat16.
+    """
 
     codes: torch.Tensor
     scales: torch.Tensor
@@ -48,14 +49,14 @@ def decode(codes: Codes, count: int) -> torch.Tensor:
 
 def _packed(steps: torch.Tensor) -> torch.Tensor:
     """Four codes of -32 .. 31 in three bytes: each of the first three holds one and two bits of the fourth."""
-    four = (steps.to(torch.int16) + 32).view(len(steps), -1, 4)
+    four = (steps.to(torch.int16) + 32).view(-1, BLOCK // 4, 4)
     shifts = torch.tensor([0, 2, 4], dtype=torch.int16, device=steps.device)
     parts = (four[..., 3:] >> shifts) & 3
-    return (four[..., :3] | parts << 6).to(torch.uint8).reshape(len(steps), -1)
+    return (four[..., :3] | parts << 6).to(torch.uint8).reshape(-1, BLOCK * COARSE // 8)
 
 
 def _unpacked(codes: torch.Tensor) -> torch.Tensor:
-    three = codes.view(len(codes), -1, 3).to(torch.int16)
+    three = codes.view(-1, BLOCK // 4, 3).to(torch.int16)
     shifts = torch.tensor([0, 2, 4], dtype=torch.int16, device=codes.device)
     last = ((three >> 6) << shifts).sum(-1, keepdim=True, dtype=torch.int16)
-    return (torch.cat([three & 63, last], -1) - 32).view(len(codes), -1)
+    return (torch.cat([three & 63, last], -1) - 32).view(-1, BLOCK)

@@ -32,7 +32,8 @@ def triangle(size: int) -> int:
 def pack_triangle(matrix: torch.Tensor, bits: int) -> Triangle:
     """The factor of a positive semidefinite matrix [..., n, n] float32, which rounding may have left indefinite."""
     lower = _cholesky(matrix)
-    row, column = torch.tril_indices(*matrix.shape[-2:], -1, device=matrix.device)
+    size = matrix.shape[-1]
+    row, column = torch.tril_indices(size, size, -1, device=matrix.device)
     return Triangle(lower.diagonal(dim1=-2, dim2=-1).contiguous(), encode(lower[..., row, column], bits))
 
 
@@ -57,6 +58,8 @@ def without(factor: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
 
     With F b = m it is F (I - c b b^T), where c = (1 - sqrt(1 - |b|^2)) / |b|^2.
     """
+    if not mean.any():
+        return factor
     if (factor[:, -1] - mean).norm() <= _SAME * mean.norm():
         return factor[:, :-1]
     wide = factor.double()

@@ -1,8 +1,8 @@
 """What a calibration file keeps of a second moment, and how it is made again.
 
 Inputs up to the width limit: the Cholesky factor of their covariance, 8 bits. Wider inputs: the leading columns of a
-factor of it, 6 bits, and the diagonal of what they leave. Gradients: Cholesky factors by runs, 6 bits. Means, pivots and
-diagonals are float32.
+factor of it, 6 bits, and the diagonal of what they leave. Gradients: Cholesky factors by runs, 6 bits. Means, pivots
+and diagonals are float32.
 """
 
 from collections.abc import Iterator, Mapping

@@ -57,6 +57,12 @@ class Form:
     title: str
     version: int
     sensitivity: bool
+    #: Of noise of 1e-4 in the gradients' statistics, to see how far figures move for no reason; 0 is none.
+    noise: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.title + (", sensitivity" if self.sensitivity else "")
 
 
 FORMS = tuple(Form(title, version, felt) for felt in (False, True)
@@ -97,11 +103,19 @@ def gradients_in(form: Form, exact: HeldGradients, hidden: int) -> HeldGradients
     whole = torch.zeros(runs * size, runs * size)
     whole[: exact.rows, : exact.rows] = exact.gram[0]
     blocks = [whole[at * size:(at + 1) * size, at * size:(at + 1) * size] for at in range(runs)]
-    found = HeldGradients(torch.stack(blocks), exact.rows, exact.tokens)
+    found = HeldGradients(_noisy(torch.stack(blocks), form.noise), exact.rows, exact.tokens)
     if form.version < 2:
         return found
     parts = dict(zip(output_shapes(exact.rows, runs), pack_outputs(found), strict=True))
     return replace(found, gram=unpack_outputs(parts))
+
+
+def _noisy(gram: torch.Tensor, seed: int) -> torch.Tensor:
+    if not seed:
+        return gram
+    noise = 1e-4 * torch.randn(gram.shape, generator=torch.Generator().manual_seed(seed))
+    sizes = gram.diagonal(dim1=1, dim2=2).clamp(min=1e-30).sqrt()
+    return gram + (noise + noise.mT) * sizes[:, :, None] * sizes[:, None]
 
 
 def rounded(tensors: Mapping[str, torch.Tensor], names: Iterable[str], exact: Statistics,
@@ -197,15 +211,15 @@ def rows_of(title: str, error: Callable[[Form | None], float], forms: Iterable[F
             before[form.sensitivity] = gain
         base = before.get(form.sensitivity)
         lost = f"{100 * (1 - gain / base):.2f}" if base and form.version == 2 else ""
-        name = f"{form.title}{', sensitivity' if form.sensitivity else ''}"
-        yield [title, name, f"{found:.5f}", f"{found / nearest:.4f}", f"{gain:.4f}", lost]
+        yield [title, form.name, f"{found:.5f}", f"{found / nearest:.4f}", f"{gain:.4f}", lost]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder of the small models and velocity_error.py")
     parser.add_argument("--models", nargs="*", default=["tinyflux", "tinysd3", "minilm"])
-    parser.add_argument("--forms", help="only forms whose title matches, a regular expression")
+    parser.add_argument("--forms", help="only forms whose name matches, a regular expression")
+    parser.add_argument("--noise", type=int, default=0, help="seed of noise of 1e-4 in the gradients' statistics")
     parser.add_argument("--cache", type=Path, required=True, help="folder for the collected statistics")
     return parser.parse_args()
 
@@ -216,7 +230,7 @@ def main() -> None:
     print(markdown_table(("Flux-dev, GB", "inputs alone", "with sensitivity"), flux_dev()), flush=True)
     script, lines = args.shared / "fidelity" / "velocity_error.py", []
     for name in args.models:
-        forms = [form for form in FORMS if not args.forms or re.search(args.forms, form.title)]
+        forms = [replace(form, noise=args.noise) for form in FORMS if not args.forms or re.search(args.forms, form.name)]
         if name == "minilm":
             bed = MiniLM(24576, 8192)
             exact, held_out = (collect_text(bed, part, args.cache / f"minilm_{title}.pt")

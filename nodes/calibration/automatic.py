@@ -183,7 +183,7 @@ def sample_prompt_free(patcher, progress: NodeProgress) -> CalibrationHandle:
     """Statistics of a ModelPatcher's layers from RUNS samplings without a prompt. Raises TpecError.
 
     What it takes is said before it starts; the model is as before afterwards. It is also run backwards now and then
-    where that takes no second pass and works at all.
+    where it can be.
     """
     layers = linear_layers(patcher.model.diffusion_model)
     refuse_quantized(layers)
@@ -209,7 +209,7 @@ def _sampled(sampling: _Sampling, efforts: Sequence[Effort], size: Size, seconds
     for effort in efforts:
         plan = plan_for(sampling.layers, sampling.patcher, effort.sensitivity)
         total = len(plan.passes) * effort.evaluations * seconds
-        if total <= effort.patience and not (effort.sensitivity and len(plan.passes) > 1):
+        if total <= effort.patience:
             said = f"calibrating first: {RUNS} samplings of {size.text()}, about {duration(total)}; {plan.text()}"
             log.info("TPEC: %s", said)
             progress.text(said, always=True)

@@ -12,6 +12,7 @@ import comfy.model_management as memory
 import torch
 
 from ...tpec.errors import TpecError
+from ...tpec.model.roles import modulates
 from ...tpec.statistics.calibration import Calibration, hash_layers, merge
 from ...tpec.statistics.gradients import GradientStats
 from ...tpec.statistics.storage import open_calibration, save_calibration
@@ -62,10 +63,11 @@ def plan_for(layers: Layers, patcher, outputs: bool = False) -> CollectionPlan:
     device, cpu = patcher.load_device, torch.device("cpu")
     widths = {name: module.in_features for name, module in layers.items()}
     rows = {name: module.out_features for name, module in layers.items()} if outputs else {}
+    vectors = {name for name in layers if modulates(name)}
     beside = patcher.model_size() + memory.minimum_inference_memory()
     on_device = 0 if memory.is_device_cpu(device) else _obtainable(device) - beside
     plan = plan_collection(widths, device, int(_SHARE * max(0, on_device)), int(_SHARE * memory.get_free_memory(cpu)),
-                           rows)
+                           rows, vectors)
     log.info("TPEC: %s", plan.text())
     if plan.device != cpu:
         memory.free_memory(plan.nbytes + beside, device)

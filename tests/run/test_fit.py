@@ -20,7 +20,7 @@ from tpec.run.memory import estimate
 from tpec.run.pipeline import quantize
 from tpec.settings import Settings
 from tpec.statistics.calibration import Calibration, hash_layers, merge
-from tpec.statistics.gradients import RUN_LIMIT, GradientStats, HeldGradients, output_bytes, run_shape
+from tpec.statistics.gradients import RUN_LIMIT, GradientStats, HeldGradients, output_sums_bytes, run_shape
 from tpec.statistics.inputs import Gram, HeldInputs
 from tpec.statistics.storage import open_calibration, save_calibration
 from tpec.statistics.watching import join_passes, plan_collection
@@ -83,14 +83,17 @@ def test_lanes_give_the_same_bytes(tmp_path: Path, plan: Plan) -> None:
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
 
 
-def test_file_round_trip_is_exact(tmp_path: Path, plan: Plan) -> None:
+def test_file_keeps_them_but_for_a_little_noise(tmp_path: Path, plan: Plan) -> None:
     calibration = calibration_of(plan, limit=40)
     assert calibration.outputs[LAYER].runs > 1
     again = open_calibration(save_calibration(calibration, tmp_path / "c.safetensors")).in_memory()
-    assert again.digest() == calibration.digest() != calibration_of(plan, False).digest()
+    assert again.digest() != calibration_of(plan, False).digest()
     assert again.outputs.keys() == calibration.outputs.keys()
     for name, stats in calibration.outputs.items():
-        assert torch.equal(again.outputs[name].second_moment(), stats.second_moment())
+        kept, exact = again.outputs[name].second_moment(), stats.second_moment()
+        assert torch.equal(kept, kept.mT)
+        assert (kept - exact).norm() < 0.04 * exact.norm()
+        assert torch.linalg.eigvalsh(kept).min() > -1e-5 * exact.diagonal(dim1=1, dim2=2).mean()
     assert "output gradients of" in again.summary() and again.nbytes == calibration.nbytes
 
 
@@ -109,11 +112,11 @@ def test_damaged_outputs_are_refused(tmp_path: Path, plan: Plan, case: str) -> N
     path = save_calibration(calibration_of(plan), tmp_path / "c.safetensors")
     with safe_open(path, "pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    key = f"{LAYER}.output_gram"
+    key = f"{LAYER}.output_{'pivots' if case == 'nan' else 'codes'}"
     if case == "missing":
         del tensors[key]
     elif case == "shape":
-        tensors[key] = tensors[key][:, :-1].contiguous()
+        tensors[key] = tensors[key][:-1].contiguous()
     elif case == "nan":
         tensors[key][0, 0] = float("nan")
     else:
@@ -144,6 +147,6 @@ def test_memory_is_counted(plan: Plan) -> None:
     cpu = torch.device("cpu")
     assert estimate(plan, cpu, calibration_of(plan)).host > estimate(plan, cpu, calibration_of(plan, False)).host
     widths, rows = {"a": 64, "b": 64}, {"a": 128, "b": 128}
-    assert plan_collection(widths, cpu, 0, 1 << 30, rows).nbytes == 2 * (4 * 64 * 64 + output_bytes(128))
-    one = 4 * 64 * 64 + output_bytes(128)
+    assert plan_collection(widths, cpu, 0, 1 << 30, rows).nbytes == 2 * (4 * 64 * 64 + output_sums_bytes(128))
+    one = 4 * 64 * 64 + output_sums_bytes(128)
     assert len(plan_collection(widths, cpu, 0, one, rows).passes) == 2

@@ -25,6 +25,7 @@ from tpec.statistics.sums import GramAccumulator, SketchAccumulator
 from tpec.statistics.workspace import Workspace
 
 CPU = torch.device("cpu")
+DATA = Path(__file__).parent.parent / "data"
 LAYER = "single_blocks.0.linear1"
 
 
@@ -56,15 +57,80 @@ def equal(first: Calibration, second: Calibration) -> bool:
     return parts(first) == parts(second) and facts[0] == facts[1]
 
 
-def test_file_round_trip_is_exact(tmp_path: Path) -> None:
+def near(kept: torch.Tensor, exact: torch.Tensor, error: float) -> None:
+    torch.testing.assert_close(kept, kept.mT)
+    assert (kept - exact).norm() < error * exact.norm()
+    assert torch.linalg.eigvalsh(kept.double()).min() > -1e-5 * exact.diagonal().mean(), "positive by its making"
+
+
+def test_file_keeps_what_it_was_made_of_but_for_a_little_noise(tmp_path: Path) -> None:
     calibration = both()
     path = save_calibration(calibration, tmp_path / "c.safetensors")
     again = open_calibration(path).in_memory()
-    assert equal(calibration, again)
-    assert again.digest() == calibration.digest()
-    assert torch.equal(again.groups["a"].second_moment(), again.groups["a"].second_moment().mT)
+    near(again.groups["a"].second_moment(), calibration.groups["a"].second_moment(), 0.01)
+    near(again.groups["wide"].second_moment(), calibration.groups["wide"].second_moment(), 0.04)
+    for name, stats_before in calibration.groups.items():
+        found = again.groups[name]
+        assert torch.equal(found.mean, stats_before.mean)
+        assert (found.absmax, found.tokens, found.form) == (stats_before.absmax, stats_before.tokens, stats_before.form)
+    # What a summary's codes lose goes to the diagonal.
+    energies = calibration.groups["wide"].energies()
+    torch.testing.assert_close(again.groups["wide"].energies(), energies, rtol=0.05, atol=0)
     assert names_in(tmp_path) == {"c.safetensors"}
-    assert path.stat().st_size < 4 * (16 * 17 // 2 + 64 * 8 + 64 * 4) + 3000
+    assert path.stat().st_size < 16 * 15 // 2 + 64 * 8 * 6 // 8 + 4 * (16 * 2 + 64 * 2) + 3000
+
+
+def test_what_comes_from_a_file_goes_to_another_as_it_is(tmp_path: Path) -> None:
+    """So passes lose nothing twice."""
+    first = save_calibration(both(), tmp_path / "1.safetensors")
+    second = save_calibration(open_calibration(first), tmp_path / "2.safetensors")
+    assert sha256(first) == sha256(second)
+
+
+def test_saved_again_from_memory_it_keeps_its_form(tmp_path: Path) -> None:
+    path = save_calibration(both(), tmp_path / "1.safetensors")
+    for number in range(2, 5):
+        path = save_calibration(open_calibration(path).in_memory(), tmp_path / f"{number}.safetensors")
+    last = open_calibration(path).in_memory()
+    near(last.groups["a"].second_moment(), both().groups["a"].second_moment(), 0.01)
+    near(last.groups["wide"].second_moment(), both().groups["wide"].second_moment(), 0.04)
+    assert last.groups["wide"].form == both().groups["wide"].form
+
+
+def test_what_lies_beside_a_large_mean_is_kept(tmp_path: Path) -> None:
+    """Codes of the whole would be as coarse as the mean is large."""
+    groups = {}
+    for name, make in (("a", GramAccumulator), ("wide", SketchAccumulator)):
+        accumulator = make(64, CPU, Workspace())
+        accumulator.add(rows(2000, 64) + 30)
+        groups[name] = accumulator.finish().in_memory()
+    layers = {"a": "a", "w": "wide"}
+    calibration = Calibration(groups, layers, hash_layers({"a": (4, 64), "w": (4, 64)}))
+    kept = open_calibration(save_calibration(calibration, tmp_path / "c.safetensors"))
+    exact = torch.cov(rows(2000, 64).double().T, correction=0)
+    for name, error in (("a", 0.01), ("wide", 0.05)):
+        mean = kept.groups[name].mean.double()
+        covariance = kept.groups[name].second_moment().double() - torch.outer(mean, mean)
+        assert (covariance - exact).norm() < error * exact.norm()
+
+
+def test_file_of_version_1_is_read(tmp_path: Path) -> None:
+    """Written before version 2: the matrices themselves, of `rows` as above."""
+    old = open_calibration(DATA / "calibration_version_1.safetensors")
+    assert (old.runs, old.layers["b"], old.outputs["b"].runs) == (2, "a", 2)
+    x, wide, g = rows(500, 16).double(), rows(500, 64).double(), rows(200, 8, 3).double()
+    torch.testing.assert_close(old.groups["a"].second_moment().double(), x.T @ x / 500, rtol=1e-5, atol=1e-5)
+    near(old.groups["wide"].second_moment(), (wide.T @ wide / 500).float(), 0.05)
+    torch.testing.assert_close(old.outputs["b"].second_moment()[1].double(), (g.T @ g / 200)[4:, 4:], rtol=1e-5,
+                               atol=1e-5)
+    # It can be written anew, and be added to.
+    renewed = open_calibration(save_calibration(old, tmp_path / "renewed.safetensors"))
+    for calibration in (renewed, merge(old, both()), merge(both(), old), merge(old, renewed)):
+        saved = save_calibration(calibration, tmp_path / "saved.safetensors", overwrite=True)
+        for name, error in (("a", 0.01), ("wide", 0.06)):
+            exact = old.groups[name].second_moment()
+            near(open_calibration(saved).groups[name].second_moment(), exact, error)
+    near(renewed.outputs["b"].second_moment()[0], old.outputs["b"].second_moment()[0], 0.05)
 
 
 def test_existing_file_is_kept_unless_asked(tmp_path: Path) -> None:
@@ -74,7 +140,7 @@ def test_existing_file_is_kept_unless_asked(tmp_path: Path) -> None:
         save_calibration(both(), path)
     assert path.read_text() == "precious"
     save_calibration(both(), path, overwrite=True)
-    assert equal(open_calibration(path).in_memory(), both())
+    assert open_calibration(path).runs == 2
 
 
 def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:
@@ -129,7 +195,7 @@ def test_file_without_shapes_is_read(tmp_path: Path) -> None:
     path = save_calibration(both(), tmp_path / "c.safetensors")
     damage(path, lambda tensors, metadata: metadata.pop("shapes"))
     old = open_calibration(path).in_memory()
-    assert equal(old, replace(both(), shapes={}))
+    assert old.shapes == {} and old.layers == both().layers
     assert merge(old, both()).shapes == merge(both(), old).shapes == both().shapes
 
 
@@ -204,21 +270,25 @@ DAMAGE = {
     "shape a number": lambda t, m: m.update(shapes='{"a": 4}'),
     "no hash": lambda t, m: m.pop("layers_hash"),
     "no mean": lambda t, m: t.pop("a.mean"),
-    "no gram": lambda t, m: t.pop("a.gram"),
-    "no vectors": lambda t, m: t.pop("wide.vectors"),
-    "no values": lambda t, m: t.pop("wide.values"),
+    "no pivots": lambda t, m: t.pop("a.pivots"),
+    "no codes": lambda t, m: t.pop("wide.codes"),
+    "no scales": lambda t, m: t.pop("wide.scales"),
     "no rest": lambda t, m: t.pop("wide.rest"),
-    "gram too short": put("a.gram", torch.ones(5)),
-    "gram square": put("a.gram", torch.ones(16, 16)),
+    "no rank": facts(lambda value: {name: {"absmax": 1.0, "tokens": 1} for name in value}),
+    "rank of all": facts(lambda value: {name: fact | {"rank": 65} for name, fact in value.items()}),
+    "rank negative": facts(lambda value: {name: fact | {"rank": -1} for name, fact in value.items()}),
+    "codes too few": put("a.codes", torch.ones(1, 64, dtype=torch.int8)),
+    "codes of floats": put("a.codes", torch.ones(2, 64)),
+    "scales in float32": put("a.scales", torch.ones(2)),
+    "pivots a matrix": put("a.pivots", torch.ones(16, 16)),
     "mean too long": put("a.mean", torch.ones(17)),
     "mean a matrix": put("a.mean", torch.ones(16, 2)),
     "mean a scalar": put("a.mean", torch.ones(())),
     "mean in bf16": put("a.mean", torch.ones(16).bfloat16()),
     "mean of integers": put("a.mean", torch.ones(16, dtype=torch.int64)),
-    "vectors turned": put("wide.vectors", torch.ones(8, 64)),
-    "values too few": put("wide.values", torch.ones(3)),
     "rest too short": put("wide.rest", torch.ones(3)),
-    "NaN gram": put("a.gram", torch.full((136,), float("nan"))),
+    "NaN pivots": put("a.pivots", torch.full((16,), float("nan"))),
+    "infinite scales": put("wide.scales", torch.full((8,), float("inf"), dtype=torch.bfloat16)),
     "infinite mean": put("a.mean", torch.full((16,), float("inf"))),
 }
 
@@ -440,13 +510,13 @@ def test_opened_file_is_not_the_one_that_took_its_name(tmp_path: Path) -> None:
     opened = open_calibration(path)
     if os.name == "posix":
         save_calibration(both(seed=1), path, overwrite=True)
-    assert torch.equal(opened.groups["a"].second_moment(), both().groups["a"].second_moment())
+    near(opened.groups["a"].second_moment(), both().groups["a"].second_moment(), 0.01)
 
 
 def test_damage_found_while_quantizing_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     plan = flux_plan(tmp_path)
     path = save_calibration(flux_calibration(plan), tmp_path / "c.safetensors")
-    name = next(name for name in load(path) if name.endswith(".gram"))
+    name = next(name for name in load(path) if name.endswith(".pivots"))
     damage(path, lambda tensors, metadata: tensors[name].fill_(float("nan")))
     before = names_in(tmp_path)
     with pytest.raises(TpecError, match=rf"c.safetensors is damaged \('{name}' is not finite\): collect"):
@@ -489,5 +559,6 @@ def test_sums_become_a_file_and_are_added_to_one_group_by_group(tmp_path: Path) 
     assert sums >= 160
     assert more < sums / 3, f"{more} MB on top of {sums} MB of sums"
     parts = [open_calibration(tmp_path / f"{name}.safetensors").stats("layer7") for name in ("first", "second", "both")]
-    torch.testing.assert_close(parts[2].second_moment(), (parts[0].second_moment() + parts[1].second_moment()) / 2)
+    sum_of_two = (parts[0].second_moment() + parts[1].second_moment()) / 2
+    assert (parts[2].second_moment() - sum_of_two).norm() < 0.01 * sum_of_two.norm()
     assert parts[2].tokens == 128

@@ -52,7 +52,7 @@ def test_sketch_of_a_low_rank_gram_is_exact() -> None:
     stats = fill(SketchAccumulator(width, CPU, Workspace()), rows)
     exact = rows.double().T @ rows.double() / 600
     assert list(stats.form) == ["mean", "vectors", "values", "rest"]
-    assert stats.parts()["vectors"].shape == stats.form["vectors"] == (width, width // SKETCH_SHARE)
+    assert stats.parts()["vectors"].shape == stats.form["vectors"] == (width, width // SKETCH_SHARE + 1)
     error = (stats.second_moment().double() - exact).norm() / exact.norm()
     assert error < 1e-3
     assert torch.allclose(stats.mean.double(), rows.double().mean(0), atol=1e-5)
@@ -68,7 +68,23 @@ def test_sketch_of_any_gram_keeps_the_diagonal_and_stays_positive() -> None:
     parts = stats.parts()
     assert (parts["rest"] >= 0).all()
     assert (parts["values"] >= 0).all()
-    assert torch.allclose(parts["vectors"].mT @ parts["vectors"], torch.eye(16), atol=1e-4)
+    vectors = parts["vectors"][:, :-1]
+    assert torch.allclose(vectors.mT @ vectors, torch.eye(16), atol=1e-4)
+    # The mean is kept apart, exactly.
+    assert torch.allclose(parts["vectors"][:, -1] * parts["values"][-1].sqrt(), parts["mean"], atol=1e-6)
+
+
+def test_sketch_of_inputs_that_are_mostly_mean() -> None:
+    """What is beside the mean is approximated as well as if there were none."""
+    rows = inputs(2000, 256, rank=40) + 0.1 * inputs(2000, 256)
+    errors = []
+    for mean in (0.0, 100.0):
+        shifted = rows + mean
+        stats = fill(SketchAccumulator(256, CPU, Workspace()), shifted)
+        covariance = stats.second_moment().double() - torch.outer(stats.mean.double(), stats.mean.double())
+        exact = (shifted.double() - shifted.double().mean(0)).T @ (shifted.double() - shifted.double().mean(0)) / 2000
+        errors.append(((covariance - exact).norm() / exact.norm()).item())
+    assert errors[1] < 1.05 * errors[0] + 1e-3
 
 
 def test_parts_do_not_matter() -> None:
@@ -100,4 +116,5 @@ def test_wide_inputs_are_summarised() -> None:
     assert isinstance(make_accumulator(WIDTH_LIMIT, CPU), GramAccumulator)
     assert isinstance(make_accumulator(WIDTH_LIMIT + 8, CPU), SketchAccumulator)
     assert accumulator_bytes(64) == 4 * 64 * 64
+    assert accumulator_bytes(3072) == 4 * (3072 * 3072 + 3072 * 256) // 2, "little more than one triangle"
     assert accumulator_bytes(2 * WIDTH_LIMIT) == 4 * 2 * WIDTH_LIMIT * 2 * WIDTH_LIMIT // SKETCH_SHARE

@@ -220,6 +220,48 @@ def test_plan_in_passes_on_the_host_otherwise() -> None:
     assert [len(names) for names in tight.passes] == [1] * 5
 
 
+def test_no_pass_takes_more_than_the_most() -> None:
+    widths = {f"layer{at}": 100 for at in range(5)}
+    for device in (CPU, torch.device("cuda")):
+        plan = plan_collection(widths, device, 1 << 40, 1 << 40, most=80_000)
+        assert [len(names) for names in plan.passes] == [2, 2, 1]
+        assert (plan.device, plan.nbytes) == (device, 80_000)
+
+
+def test_layers_that_read_one_vector_count_once() -> None:
+    widths, rows = {"a": 100, "mod1": 100, "b": 100, "mod2": 100}, dict.fromkeys(("a", "mod1", "b", "mod2"), 10)
+    plan = plan_collection(widths, CPU, 0, 1 << 40, rows, {"mod1", "mod2"})
+    assert plan.nbytes == 3 * 40_000 + 2 * 400
+    assert plan.passes == (("a", "mod1", "b", "mod2"),)
+
+
+def test_flux_takes_no_more_than_six_gigabytes() -> None:
+    blocks = [(3072, 9216), (3072, 3072), (3072, 12288), (12288, 3072)] * 38 + [(3072, 21504), (15360, 3072)] * 38
+    widths = {str(at): width for at, (width, _) in enumerate(blocks)}
+    rows = {str(at): count for at, (_, count) in enumerate(blocks)}
+    inputs, both = (plan_collection(widths, CPU, 0, 1 << 40, given) for given in (None, rows))
+    assert (len(inputs.passes), len(both.passes)) == (2, 4)
+    assert max(inputs.nbytes, both.nbytes) < 5.5e9
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_layers_that_read_equal_vectors_share_them(inference: bool) -> None:
+    """Modulation layers activate the same embedding each for itself."""
+    layers = {name: torch.nn.modules.linear.Linear(4, 3) for name in ("first", "second", "other", "tokens", "more")}
+    with torch.inference_mode(inference), torch.no_grad(), Collector(layers) as collector:
+        for seed in range(3):
+            vector = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
+            layers["first"](vector.sigmoid())
+            layers["second"](vector.sigmoid())
+            layers["other"](vector)
+            layers["tokens"](vector[None].clone())
+            layers["more"](vector[None].clone())
+    calibration = collector.finish({name: (3, 4) for name in layers})
+    assert calibration.layers == {"first": "first", "second": "first", "other": "other", "tokens": "tokens",
+                                  "more": "more"}
+    assert {stats.tokens for stats in calibration.groups.values()} == {15}
+
+
 def test_an_input_written_to_in_inference_mode_counts_for_itself() -> None:
     layers = {name: torch.nn.modules.linear.Linear(4, 3) for name in ("first", "second", "third")}
     with torch.inference_mode(), Collector(layers) as collector:

@@ -13,7 +13,8 @@ from .gradients import GradientStats, merge_outputs
 from .inputs import InputStats, merge_inputs
 from .weights import Samples
 
-VERSION = "1"
+#: Of the file. Version 1 held the matrices themselves, in float32.
+VERSION, EARLIER = "2", "1"
 
 
 @dataclass(frozen=True)

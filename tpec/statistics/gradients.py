@@ -5,7 +5,7 @@ the result (Kronecker factors: Martens & Grosse 2015, arXiv:1503.05671; for roun
 arXiv:2505.22988).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 
 from ..errors import TpecError
-from .workspace import TOKENS, Workspace
+from .packing.panels import Panels, panels_bytes
+from .workspace import Workspace, rows_at_a_time
 
 #: S is kept for runs of at most so many neighbouring rows; errors of different runs count as independent.
 RUN_LIMIT = 2048
@@ -72,12 +73,16 @@ class HeldGradients:
 
 @dataclass(frozen=True, eq=False)
 class GradientsOnDemand:
-    """GradientStats computed at every access by `make(device)`, so that memory holds only those in use."""
+    """GradientStats computed at every access by `make(device)`, so that memory holds only those in use.
+
+    `packed` gives the tensors of the calibration file that they are read from, if they are, for another file.
+    """
 
     rows: int
     tokens: int
     runs: int
     make: Callable[[torch.device], torch.Tensor]
+    packed: Callable[[], Iterator[torch.Tensor]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -101,6 +106,12 @@ def output_bytes(rows: int) -> int:
     return _nbytes(rows, run_shape(rows)[0])
 
 
+def output_sums_bytes(rows: int) -> int:
+    """Memory that the sums take while they are collected."""
+    runs, size = run_shape(rows)
+    return runs * panels_bytes(size)
+
+
 def _nbytes(rows: int, runs: int) -> int:
     return 4 * runs * (-(-rows // runs)) ** 2
 
@@ -110,33 +121,28 @@ class OutputAccumulator:
 
     def __init__(self, rows: int, device: torch.device, workspace: Workspace | None = None,
                  limit: int = RUN_LIMIT) -> None:
-        self._workspace = workspace or Workspace()
-        self._rows, (runs, self._size) = rows, run_shape(rows, limit)
-        with torch.inference_mode(False):
-            self._gram = torch.zeros(runs, self._size, self._size, device=device)
+        self._rows, (self._runs, self._size) = rows, run_shape(rows, limit)
+        self._sum = Panels(self._runs, self._size, device, workspace or Workspace())
         self._tokens = 0
 
     def add(self, gradients: torch.Tensor) -> None:
         """gradients [tokens, rows] of any float dtype on any device."""
-        runs = len(self._gram)
-        for part in gradients.split(TOKENS):
-            part = torch.nn.functional.pad(part.float(), (0, runs * self._size - self._rows))
-            part = part.view(-1, runs, self._size).transpose(0, 1)
-            self._workspace.add(self._gram, part.mT @ part)
-            self._tokens += part.shape[1]
+        for part in gradients.split(rows_at_a_time(self._rows)):
+            part = torch.nn.functional.pad(part.float(), (0, self._runs * self._size - self._rows))
+            self._sum.add(part.view(-1, self._runs, self._size).transpose(0, 1))
+            self._tokens += len(part)
 
     @property
     def usable(self) -> bool:
         """Whether any gradient came, and only finite ones."""
-        return bool(self._gram.isfinite().all() and self._gram.any())
+        return self._sum.usable
 
     def finish(self) -> GradientStats:
         """The statistics; the sums become them on access."""
-        return GradientsOnDemand(self._rows, self._tokens, len(self._gram), self._moment)
+        return GradientsOnDemand(self._rows, self._tokens, self._runs, self._moment)
 
     def _moment(self, device: torch.device) -> torch.Tensor:
-        gram = (self._gram / max(self._tokens, 1)).cpu()
-        return ((gram + gram.mT) / 2).to(device)
+        return self._sum.matrix(max(self._tokens, 1)).to(device)
 
 
 def merge_outputs(first: Mapping[str, GradientStats], second: Mapping[str, GradientStats]) -> dict[str, GradientStats]:

@@ -1,7 +1,7 @@
 """Second moments of a layer's inputs: what rounding asks of them, held in memory or computed on access."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -36,7 +36,8 @@ class Gram(NamedTuple):
 class Summary(NamedTuple):
     """E[x x^T] of a wide input, nearly: V diag(values) V^T + diag(rest), all float32.
 
-    vectors [n, k] and values [k] are the leading eigenpairs, rest [n] the diagonal of what they leave.
+    vectors [n, k] and values [k] are the leading eigenpairs, rest [n] the diagonal of what they leave. Where the
+    mean is kept apart, the last pair is it and the others are those of the covariance.
     """
 
     vectors: torch.Tensor
@@ -50,6 +51,10 @@ class Summary(NamedTuple):
 
     def diagonal(self) -> torch.Tensor:
         return self.rest + self.vectors.square() @ self.values
+
+    def factor(self) -> torch.Tensor:
+        """F [n, k] with F F^T = V diag(values) V^T."""
+        return self.vectors * self.values.sqrt()
 
 
 Moment = Gram | Summary
@@ -136,7 +141,8 @@ class HeldInputs:
 class InputsOnDemand:
     """InputStats whose large parts are computed at every access, so that memory holds only those in use.
 
-    `make(device)` computes the second moment there, in new tensors each time; `form` is known before.
+    `make(device)` computes the second moment there, in new tensors each time; `form` is known before. `packed` gives
+    the tensors of the calibration file that they are read from, if they are, for another file.
     """
 
     mean: torch.Tensor
@@ -144,6 +150,7 @@ class InputsOnDemand:
     tokens: int
     form: Form
     make: Callable[[torch.device], Moment]
+    packed: Callable[[], Iterator[torch.Tensor]] | None = None
 
     @property
     def width(self) -> int:
@@ -201,7 +208,7 @@ def _merged(a: InputStats, b: InputStats, device: torch.device) -> Moment:
         return Gram(_mean(one.gram, other.matrix(_CPU), share).to(device))
     if isinstance(other, Gram):
         raise TypeError("merge_inputs has compared the forms")
-    factors = [one.vectors * (one.values * share).sqrt(), other.vectors * (other.values * (1 - share)).sqrt()]
+    factors = [one.factor() * share**0.5, other.factor() * (1 - share) ** 0.5]
     return _summary(torch.cat(factors, 1), _mean(one.rest, other.rest, share), one.values.numel(), device)
 
 
@@ -215,6 +222,18 @@ def _summary(factor: torch.Tensor, rest: torch.Tensor, k: int, device: torch.dev
     dropped = (vectors[:, k:].square() * values[k:]).sum(1)
     found = vectors[:, :k].contiguous(), values[:k].contiguous(), rest + dropped
     return Summary(*(part.to(device) for part in found))
+
+
+def summary_of(factor: torch.Tensor, rest: torch.Tensor, mean: torch.Tensor) -> Summary:
+    """F F^T + diag(rest) + m m^T for F [n, k]: columns of F by their lengths, and the mean m [n] as the last."""
+    columns = torch.cat([factor, mean[:, None]], 1)
+    lengths = columns.norm(dim=0)
+    return Summary(columns / lengths.clamp(min=torch.finfo(torch.float32).tiny), lengths.square(), rest)
+
+
+def with_mean(covariance: Summary, mean: torch.Tensor, device: torch.device) -> Summary:
+    """The second moment with a covariance and a mean m [n]; the mean is the last pair. On `device`."""
+    return Summary(*(part.to(device) for part in summary_of(covariance.factor(), covariance.rest, mean)))
 
 
 def eigenpairs(factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

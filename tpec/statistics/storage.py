@@ -1,8 +1,8 @@
-"""Calibration statistics as one safetensors file: tensors "GROUP.gram" (upper triangle), ".mean" and so on,
-and "LAYER.output_gram" where gradients were collected."""
+"""Calibration statistics as one safetensors file: tensors "GROUP.mean", "GROUP.codes" and so on, and
+"LAYER.output_codes" where gradients were collected. What is kept of a matrix is in packing/forms.py."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,9 @@ from ..errors import TpecError
 from ..files.checkpoint import open_checkpoint
 from ..files.plain import write_stream
 from ..files.replace import NameTaken, disk_errors, refuse_dead_link, replacing
-from .calibration import VERSION, Calibration, hash_layers
-from .gradients import GradientStats
-from .inputs import InputStats
-from .stored import StoredFile, folded, stored_gradients, stored_inputs, triangle
+from .calibration import EARLIER, VERSION, Calibration, hash_layers
+from .packing.forms import Shapes, input_shapes, output_shapes, pack_inputs, pack_outputs, rank_of
+from .stored import StoredFile, stored_gradients, stored_inputs
 
 _KIND = "tpec_calibration"
 
@@ -27,15 +26,15 @@ OnPart = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class _Group:
-    """Tensors of the file that are made together: their shapes by name, and what makes them in that order."""
+    """Tensors of the file that are made together: dtypes and shapes by name, and what makes them in that order."""
 
-    shapes: Mapping[str, tuple[int, ...]]
-    make: Callable[[], Iterator[torch.Tensor]]
+    shapes: Shapes
+    make: Callable[[], Iterable[torch.Tensor]]
 
 
 def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool = False,
                      on_part: OnPart = lambda done, count: None) -> Path:
-    """Write atomically; of symmetric matrices only one triangle. Raises TpecError when `path` is taken.
+    """Write atomically, matrices as factors in few bits. Raises TpecError when `path` is taken.
 
     What is computed on access is computed part by part. An exception from `on_part` leaves nothing behind.
     """
@@ -44,7 +43,8 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
         refuse_dead_link(path)
         if path.exists() and not overwrite:
             raise NameTaken(path)
-    facts = {name: {"absmax": stats.absmax, "tokens": stats.tokens} for name, stats in calibration.groups.items()}
+    facts = {name: {"absmax": stats.absmax, "tokens": stats.tokens, "rank": rank_of(stats)}
+             for name, stats in calibration.groups.items()}
     metadata = {"kind": _KIND, "version": VERSION, "layers_hash": calibration.layers_hash,
                 "source": calibration.source, "runs": str(calibration.runs), "facts": json.dumps(facts),
                 "layers": json.dumps(dict(calibration.layers)), "shapes": json.dumps(dict(calibration.shapes))}
@@ -67,7 +67,7 @@ def open_calibration(path: Path | str) -> Calibration:
     meta = checkpoint.metadata
     if meta.get("kind") != _KIND:
         raise TpecError(f"{checkpoint.name} is not a calibration file: choose one written by Save TPEC Calibration.")
-    if meta.get("version") != VERSION:
+    if meta.get("version") not in (VERSION, EARLIER):
         raise TpecError(f"{checkpoint.name} is of calibration version {meta.get('version')}, this program reads "
                         f"{VERSION}: collect it anew or update.")
     file = StoredFile(checkpoint)
@@ -75,7 +75,7 @@ def open_calibration(path: Path | str) -> Calibration:
         facts, layers = _table(meta["facts"]), _table(meta["layers"])
         if not layers or not set(layers.values()) <= facts.keys():
             raise ValueError("its layers name no statistics")
-        groups = {name: stored_inputs(file, name, float(fact["absmax"]), int(fact["tokens"]))
+        groups = {name: stored_inputs(file, name, float(fact["absmax"]), int(fact["tokens"]), _rank(meta, fact))
                   for name, fact in facts.items()}
         outputs = {name: stored_gradients(file, name, int(fact["rows"]), int(fact["tokens"]))
                    for name, fact in _table(meta.get("outputs", "{}")).items()}
@@ -88,26 +88,16 @@ def open_calibration(path: Path | str) -> Calibration:
 
 def _groups(calibration: Calibration) -> Iterator[_Group]:
     for name, stats in calibration.groups.items():
-        shapes = {f"{name}.{part}": (triangle(stats.width),) if part == "gram" else shape
-                  for part, shape in stats.form.items()}
-        yield _Group(shapes, partial(_input_parts, stats))
+        shapes = input_shapes(stats.width, rank_of(stats))
+        yield _Group({f"{name}.{part}": shape for part, shape in shapes.items()}, partial(pack_inputs, stats))
     for name, stats in calibration.outputs.items():
-        size = -(-stats.rows // stats.runs)
-        yield _Group({f"{name}.output_gram": (stats.runs, triangle(size))}, partial(_output_parts, stats))
-
-
-def _input_parts(stats: InputStats) -> Iterator[torch.Tensor]:
-    for name, part in stats.parts().items():
-        yield folded(part) if name == "gram" else part
-
-
-def _output_parts(stats: GradientStats) -> Iterator[torch.Tensor]:
-    yield folded(stats.second_moment())
+        shapes = output_shapes(stats.rows, stats.runs)
+        yield _Group({f"{name}.{part}": shape for part, shape in shapes.items()}, partial(pack_outputs, stats))
 
 
 def _write(path: Path, groups: list[_Group], metadata: dict[str, str], on_part: OnPart) -> None:
-    """A file of float32 tensors, made group by group: all of them at once is much memory."""
-    shapes = {name: ("F32", shape) for group in groups for name, shape in group.shapes.items()}
+    """Made group by group: all of them at once is much memory."""
+    shapes = {name: shape for group in groups for name, shape in group.shapes.items()}
     write_stream(path, shapes, _made(groups, on_part), metadata)
 
 
@@ -115,6 +105,11 @@ def _made(groups: list[_Group], on_part: OnPart) -> Iterator[torch.Tensor]:
     for at, group in enumerate(groups):
         on_part(at, len(groups))
         yield from group.make()
+
+
+def _rank(meta: Mapping[str, str], fact: Mapping[str, Any]) -> int | None:
+    """Columns of a summary's factor, 0 of a whole matrix; None in files of version 1, whose tensors tell."""
+    return int(fact["rank"]) if meta["version"] == VERSION else None
 
 
 def _table(text: str) -> dict[str, Any]:

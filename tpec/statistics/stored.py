@@ -1,20 +1,21 @@
 """Statistics that stay in their calibration file until a layer needs them, so that memory does not grow with the model.
 
-Of a symmetric matrix the file holds the upper triangle, row by row; it is unfolded on the device that wants it.
+What the file holds of a matrix goes to the device that wants it, and becomes the matrix there.
 """
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 from ..errors import TpecError
 from ..files.checkpoint import Checkpoint, Reader
-from ..files.header import TensorInfo
 from .gradients import GradientsOnDemand
-from .inputs import PARTS, Form, Gram, InputsOnDemand, Moment, Summary, gram_form, summary_form
+from .inputs import Form, Gram, InputsOnDemand, Moment, Summary, gram_form, summary_form
+from .packing import earlier
+from .packing.forms import Shapes, input_shapes, output_shapes, unpack_inputs, unpack_outputs
 
 _CPU = torch.device("cpu")
 
@@ -31,13 +32,20 @@ class StoredFile:
         self._reader = Reader(checkpoint)
 
     def tensor(self, name: str, device: torch.device = _CPU) -> torch.Tensor:
-        """The tensor, float32 on `device`. Raises TpecError when it holds anything but finite numbers."""
+        """The tensor on `device`, as the file has it. Raises TpecError when it holds anything but finite numbers."""
         with self._lock:
             found = self._reader.tensor(name)
         found = found.to(device)
-        if not found.isfinite().all():
+        if found.is_floating_point() and not found.isfinite().all():
             raise self.damaged(f"'{name}' is not finite")
         return found
+
+    def check(self, group: str, shapes: Shapes) -> None:
+        """Raises KeyError or ValueError unless the file has these tensors of a group, by part."""
+        for part, expected in shapes.items():
+            info = self.checkpoint.tensors[f"{group}.{part}"]
+            if (info.dtype, info.shape) != expected:
+                raise ValueError(f"'{info.name}' is of the wrong form")
 
     def damaged(self, why: object) -> TpecError:
         return TpecError(f"{self.checkpoint.name} is damaged ({why}): collect the calibration anew.")
@@ -48,16 +56,25 @@ class StoredFile:
             reader.close()
 
 
-def stored_inputs(file: StoredFile, name: str, absmax: float, tokens: int) -> InputsOnDemand:
+def stored_inputs(file: StoredFile, name: str, absmax: float, tokens: int, rank: int | None) -> InputsOnDemand:
     """The statistics of group `name` of an open file, its mean read now and the rest on access.
 
+    `rank` is that of a summary and 0 for a whole matrix; None in a file of version 1.
     Raises KeyError or ValueError when the file's header has not what a calibration has.
     """
-    form = _form(file.checkpoint.tensors, name)
     if tokens < 1 or not math.isfinite(absmax):
         raise ValueError(f"'{name}' is not finite")
-    mean = file.tensor(f"{name}.mean")
-    return InputsOnDemand(mean, absmax, tokens, form, partial(_moment, file, name, form))
+    if rank is None:
+        form = earlier.input_form(file.checkpoint.tensors, name)
+        return InputsOnDemand(file.tensor(f"{name}.mean"), absmax, tokens, form, partial(_earlier, file, name, form))
+    width = file.checkpoint.tensors[f"{name}.mean"].items
+    if not 0 <= rank <= width:
+        raise ValueError(f"'{name}' is of no rank")
+    shapes = input_shapes(width, rank)
+    file.check(name, shapes)
+    form = summary_form(width, rank + 1) if rank else gram_form(width)
+    return InputsOnDemand(file.tensor(f"{name}.mean"), absmax, tokens, form,
+                          partial(_moment, file, name, shapes, rank), partial(_as_they_are, file, name, shapes))
 
 
 def stored_gradients(file: StoredFile, name: str, rows: int, tokens: int) -> GradientsOnDemand:
@@ -65,56 +82,43 @@ def stored_gradients(file: StoredFile, name: str, rows: int, tokens: int) -> Gra
 
     Raises KeyError or ValueError when the file's header has not what a calibration has.
     """
-    info = file.checkpoint.tensors[f"{name}.output_gram"]
-    if rows < 1 or tokens < 1 or not info.shape or not 1 <= info.shape[0] <= rows:
+    if rows < 1 or tokens < 1:
         raise ValueError(f"'{name}' has no outputs")
-    runs = info.shape[0]
-    size = -(-rows // runs)
-    if (info.dtype, info.shape) != ("F32", (runs, triangle(size))):
-        raise ValueError(f"the outputs of '{name}' are of the wrong form")
-    return GradientsOnDemand(rows, tokens, runs, partial(_unfolded_tensor, file, info.name, size))
+    known = file.checkpoint.tensors
+    if f"{name}.output_gram" in known:
+        info = known[f"{name}.output_gram"]
+        runs = earlier.output_runs(info, name, rows)
+        return GradientsOnDemand(rows, tokens, runs, partial(_unfolded, file, info.name, -(-rows // runs)))
+    sizes = known[f"{name}.output_pivots"].shape
+    if not sizes or not 1 <= sizes[0] <= rows:
+        raise ValueError(f"'{name}' has no outputs")
+    shapes = output_shapes(rows, sizes[0])
+    file.check(name, shapes)
+    return GradientsOnDemand(rows, tokens, sizes[0], partial(_outputs, file, name, shapes),
+                             partial(_as_they_are, file, name, shapes))
 
 
-def triangle(size: int) -> int:
-    """Items of the upper triangle of a [size, size] matrix."""
-    return size * (size + 1) // 2
+def _parts(file: StoredFile, name: str, shapes: Shapes, device: torch.device) -> dict[str, torch.Tensor]:
+    return {part: file.tensor(f"{name}.{part}", device) for part in shapes}
 
 
-def folded(matrix: torch.Tensor) -> torch.Tensor:
-    """The upper triangle [..., n (n + 1) / 2] of a symmetric matrix [..., n, n]."""
-    row, column = torch.triu_indices(*matrix.shape[-2:], device=matrix.device)
-    return matrix[..., row, column]
+def _as_they_are(file: StoredFile, name: str, shapes: Shapes) -> Iterator[torch.Tensor]:
+    return (file.tensor(f"{name}.{part}") for part in shapes)
 
 
-def _unfolded(triangle: torch.Tensor, size: int) -> torch.Tensor:
-    """Symmetric [..., size, size] from its upper triangle."""
-    full = triangle.new_zeros(*triangle.shape[:-1], size, size)
-    row, column = torch.triu_indices(size, size, device=triangle.device)
-    full[..., row, column] = triangle
-    return full + full.triu(1).mT
+def _moment(file: StoredFile, name: str, shapes: Shapes, rank: int, device: torch.device) -> Moment:
+    return unpack_inputs(_parts(file, name, shapes, device), rank)
 
 
-def _unfolded_tensor(file: StoredFile, name: str, size: int, device: torch.device) -> torch.Tensor:
-    return _unfolded(file.tensor(name, device), size)
+def _outputs(file: StoredFile, name: str, shapes: Shapes, device: torch.device) -> torch.Tensor:
+    return unpack_outputs(_parts(file, name, shapes, device))
 
 
-def _moment(file: StoredFile, name: str, form: Form, device: torch.device) -> Moment:
-    """The large parts on `device`, which also checks them."""
+def _earlier(file: StoredFile, name: str, form: Form, device: torch.device) -> Moment:
     if "gram" in form:
-        return Gram(_unfolded_tensor(file, f"{name}.gram", form["gram"][0], device))
+        return Gram(_unfolded(file, f"{name}.gram", form["gram"][0], device))
     return Summary(*(file.tensor(f"{name}.{part}", device) for part in Summary._fields))
 
 
-def _form(known: Mapping[str, TensorInfo], name: str) -> Form:
-    """The shapes of a group's parts. Raises KeyError or ValueError when they are not what a calibration has."""
-    width = known[f"{name}.mean"].items
-    found = {part: known[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in known}
-    if "gram" in found:
-        form = gram_form(width)
-    else:
-        form = summary_form(width, found["values"].items if "values" in found else 0)
-    expected = {part: (triangle(width),) if part == "gram" else shape for part, shape in form.items()}
-    if {part: (info.dtype, info.shape) for part, info in found.items()} != {
-            part: ("F32", shape) for part, shape in expected.items()}:
-        raise ValueError(f"'{name}' has parts of the wrong form")
-    return form
+def _unfolded(file: StoredFile, name: str, size: int, device: torch.device) -> torch.Tensor:
+    return earlier.unfolded(file.tensor(name, device), size)

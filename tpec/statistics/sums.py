@@ -5,8 +5,9 @@ from typing import Protocol
 import torch
 
 from ..errors import is_out_of_memory
-from .inputs import Gram, InputsOnDemand, InputStats, Summary, eigenpairs, gram_form, summary_form
-from .workspace import TOKENS, Workspace
+from .inputs import Gram, InputsOnDemand, InputStats, Summary, eigenpairs, gram_form, summary_form, with_mean
+from .packing.panels import Panels, panels_bytes
+from .workspace import Workspace, rows_at_a_time
 
 #: Widths up to this keep the whole matrix E[x x^T]; wider ones a summary of rank width / SKETCH_SHARE.
 WIDTH_LIMIT = 4096
@@ -27,7 +28,7 @@ class Accumulator(Protocol):
 
 def accumulator_bytes(width: int) -> int:
     """Memory that the accumulator of one input takes."""
-    return 4 * width * (width if width <= WIDTH_LIMIT else width // SKETCH_SHARE)
+    return panels_bytes(width) if width <= WIDTH_LIMIT else 4 * width * (width // SKETCH_SHARE)
 
 
 def make_accumulator(width: int, device: torch.device, workspace: Workspace | None = None) -> Accumulator:
@@ -63,30 +64,27 @@ class GramAccumulator:
 
     def __init__(self, width: int, device: torch.device, workspace: Workspace) -> None:
         self._moments = _Moments(width, device)
-        self._workspace = workspace
-        with torch.inference_mode(False):
-            self._gram = torch.zeros(width, width, device=device)
+        self._sum = Panels(1, width, device, workspace)
 
     def add(self, rows: torch.Tensor) -> None:
-        for part in rows.split(TOKENS):
+        for part in rows.split(rows_at_a_time(rows.shape[-1])):
             part = part.float()
             self._moments.add(part)
-            if part.device == self._gram.device:
-                self._gram.addmm_(part.mT, part)
-            else:
-                self._workspace.add(self._gram, part.mT @ part)
+            self._sum.add(part[None])
 
     def finish(self) -> InputStats:
         seen = self._moments
-        return InputsOnDemand(seen.mean(), seen.absmax.item(), seen.tokens, gram_form(len(self._gram)), self._moment)
+        return InputsOnDemand(seen.mean(), seen.absmax.item(), seen.tokens, gram_form(self._sum.size), self._moment)
 
     def _moment(self, device: torch.device) -> Gram:
-        gram = _plain(self._gram / self._moments.count)
-        return Gram(((gram + gram.mT) / 2).to(device))
+        return Gram(self._sum.matrix(self._moments.count)[0].to(device))
 
 
 class SketchAccumulator:
-    """One-pass Nystrom approximation (Tropp et al. 2017, arXiv:1706.05736): keeps G Omega and the diagonal of G."""
+    """One-pass Nystrom approximation (Tropp et al. 2017, arXiv:1706.05736): keeps G Omega and the diagonal of G.
+
+    It approximates what is beside the mean: the mean itself is known exactly, and often larger than all else.
+    """
 
     def __init__(self, width: int, device: torch.device, workspace: Workspace) -> None:
         self._moments = _Moments(width, device)
@@ -102,20 +100,21 @@ class SketchAccumulator:
         self._nearby = rows.device
         width, rank = self._image.shape
         test = self._workspace.test_matrix(width, rank, rows.device)
-        for part in rows.split(TOKENS):
+        for part in rows.split(rows_at_a_time(rows.shape[-1])):
             part = part.float()
             self._moments.add(part)
             self._workspace.add(self._image, part.mT @ (part @ test))
             self._diagonal += part.square().sum(0).to(self._diagonal.device)
 
     def finish(self) -> InputStats:
-        seen, form = self._moments, summary_form(*self._image.shape)
-        return InputsOnDemand(seen.mean(), seen.absmax.item(), seen.tokens, form, self._moment)
+        seen, (width, rank) = self._moments, self._image.shape
+        return InputsOnDemand(seen.mean(), seen.absmax.item(), seen.tokens, summary_form(width, rank + 1), self._moment)
 
     def _moment(self, device: torch.device) -> Summary:
         vectors, values = self._nearby_eigenpairs()
-        rest = (_plain(self._diagonal / self._moments.count) - vectors.square() @ values).clamp(min=0)
-        return Summary(vectors.to(device), values.to(device), rest.to(device))
+        mean = self._moments.mean()
+        rest = _plain(self._diagonal / self._moments.count) - mean.square() - vectors.square() @ values
+        return with_mean(Summary(vectors, values, rest.clamp(min=0)), mean, device)
 
     def _nearby_eigenpairs(self) -> tuple[torch.Tensor, torch.Tensor]:
         # Apple's devices have no float64, which the eigenvalues take.
@@ -131,6 +130,8 @@ class SketchAccumulator:
         image = self._image.to(device) / self._moments.count
         width, rank = image.shape
         test = self._workspace.test_matrix(width, rank, device)
+        mean = self._moments.mean().to(device)
+        image.addr_(mean, mean @ test, alpha=-1)
         # A small shift keeps the core positive; it is taken off the eigenvalues again.
         shift = 1e-6 * image.norm() + torch.finfo(torch.float32).tiny
         image = image + shift * test

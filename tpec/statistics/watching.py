@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ import torch
 
 from ..errors import TpecError
 from .calibration import Calibration, hash_layers
-from .gradients import output_bytes
+from .gradients import output_sums_bytes
 from .inputs import InputStats
 from .sums import Accumulator, accumulator_bytes, make_accumulator
 from .workspace import Workspace
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 _REMEMBERED = 3
 #: Values compared to see that a remembered input was not written to.
 _SAMPLED = 256
+#: Sums of one pass take at most so many bytes: with what collecting takes besides, 6 GB beside the model.
+MOST_BYTES = 5_400_000_000
 
 
 @dataclass(frozen=True)
@@ -39,29 +41,39 @@ class CollectionPlan:
         return f"statistics of {layers} layers take up to {self.nbytes / 1e9:.2f} GB of {where}{times}"
 
 
-def plan_collection(widths: Mapping[str, int], device: torch.device, device_bytes: int,
-                    host_bytes: int, rows: Mapping[str, int] | None = None) -> CollectionPlan:
-    """Keep the sums on `device` if they fit in `device_bytes`, else on the host, in passes of at most `host_bytes`.
+def plan_collection(widths: Mapping[str, int], device: torch.device, device_bytes: int, host_bytes: int,
+                    rows: Mapping[str, int] | None = None, vectors: Collection[str] = (),
+                    most: int = MOST_BYTES) -> CollectionPlan:
+    """Keep the sums on `device` if they fit in `device_bytes`, else on the host, in as many passes as it takes.
 
-    `widths` maps layer names to input widths, `rows` to numbers of outputs where their gradients are collected, too;
-    sharing of inputs is not known yet and would only save memory.
+    No pass takes more than `most`, nor on the host more than `host_bytes`. `widths` maps layer names to input widths,
+    `rows` to numbers of outputs where their gradients are collected, too. `vectors` are layers that read one vector per
+    sample, like modulation: all of one width share it, and no gradients are collected of them. Other sharing is not
+    known yet and would only save memory.
     """
-    needs = {name: accumulator_bytes(width) for name, width in widths.items()}
-    for name, count in (rows or {}).items():
-        needs[name] += output_bytes(count)
-    total = sum(needs.values())
-    if total <= device_bytes or device.type == "cpu" and total <= host_bytes:
-        return CollectionPlan((tuple(widths),), device, total)
+    outputs = rows or {}
+
+    def planned(names: Sequence[str]) -> int:
+        alone = {name: widths[name] for name in names if name not in vectors}
+        shared = {widths[name] for name in names if name in vectors}
+        return (sum(map(accumulator_bytes, (*alone.values(), *shared)))
+                + sum(output_sums_bytes(outputs[name]) for name in alone if name in outputs))
+
+    total = planned(tuple(widths))
+    on_device = device.type != "cpu" and min(total, most) <= device_bytes
+    passes = _in_passes(tuple(widths), planned, most if on_device else min(most, host_bytes))
+    return CollectionPlan(passes, device if on_device else torch.device("cpu"), max(map(planned, passes)))
+
+
+def _in_passes(names: Sequence[str], planned: Callable[[Sequence[str]], int],
+               limit: int) -> tuple[tuple[str, ...], ...]:
+    """Names in order, each pass within the limit, or of one name."""
     passes: list[list[str]] = [[]]
-    used = peak = 0
-    for name, need in needs.items():
-        if passes[-1] and used + need > host_bytes:
+    for name in names:
+        if passes[-1] and planned([*passes[-1], name]) > limit:
             passes.append([])
-            used = 0
         passes[-1].append(name)
-        used += need
-        peak = max(peak, used)
-    return CollectionPlan(tuple(map(tuple, passes)), torch.device("cpu"), peak)
+    return tuple(map(tuple, passes))
 
 
 class _Seen:
@@ -98,6 +110,8 @@ class Collector:
         self._workspace = Workspace()
         self._group: dict[str, str] = {}
         self._recent: list[_Seen] = []
+        #: Of inputs of one vector per sample, the last one's values and group by width.
+        self._vectors: dict[int, tuple[torch.Tensor, str]] = {}
         self._hooks = ExitStack()
         self._paused = False
 
@@ -109,6 +123,7 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self._hooks.close()
         self._recent.clear()
+        self._vectors.clear()
 
     def _hook(self, name: str):  # noqa: ANN202 - a hook
         def hook(module: torch.nn.Module, arguments: Sequence[object]) -> None:
@@ -121,6 +136,7 @@ class Collector:
 
     def _see(self, name: str, rows: torch.Tensor, given: torch.Tensor) -> None:
         same = next((seen.group for seen in self._recent if seen.tensor is given and seen.unchanged()), None)
+        same = same or self._same_vectors(rows)
         leader = self._group.setdefault(name, same or name)
         if same == leader and leader != name:
             return
@@ -129,9 +145,21 @@ class Collector:
             log.warning("layer %s no longer reads the same input as %s", name, leader)
             leader = self._group[name] = name
         self._recent = [_Seen(given, leader), *self._recent[: _REMEMBERED - 1]]
+        if _one_vector(rows):
+            self._vectors[rows.shape[-1]] = rows.clone(), leader
         if leader not in self._sums:
             self._sums[leader] = make_accumulator(rows.shape[-1], self._device or rows.device, self._workspace)
         self._sums[leader].add(rows.reshape(-1, rows.shape[-1]))
+
+    def _same_vectors(self, rows: torch.Tensor) -> str | None:
+        """The group of the last input of one vector per sample, if this one has the same values.
+
+        Modulation layers activate the same embedding each for itself, so no two of them read the same tensor.
+        """
+        if not _one_vector(rows) or rows.shape[-1] not in self._vectors:
+            return None
+        values, group = self._vectors[rows.shape[-1]]
+        return group if values.device == rows.device and torch.equal(values, rows) else None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -154,6 +182,10 @@ class Collector:
         groups = {name: total.finish() for name, total in sums.items()}
         _refuse_infinite(groups)
         return Calibration(groups, dict(self._group), hash_layers(shapes), source, runs, shapes=dict(shapes))
+
+
+def _one_vector(rows: torch.Tensor) -> bool:
+    return rows.ndim == 2 or rows.ndim > 2 and rows.shape[-2] == 1
 
 
 def _refuse_infinite(groups: Mapping[str, InputStats]) -> None:

@@ -5,8 +5,8 @@ import torch
 from ..errors import is_out_of_memory
 from .directions import Directions
 
-#: Rows of float32 input multiplied at a time.
-TOKENS = 8192
+#: Float32 values that are multiplied at a time, as rows of whatever width.
+_VALUES = 1 << 25
 _SEED = 20250815
 
 
@@ -33,6 +33,11 @@ class Workspace:
             with torch.inference_mode(False):
                 self._pinned = _host_memory(part.numel())
         return self._pinned[: part.numel()].view(part.shape).copy_(part)
+
+
+def rows_at_a_time(width: int) -> int:
+    """Rows of `width` values that are made float32 and multiplied at a time."""
+    return max(1, _VALUES // width)
 
 
 def _host_memory(count: int) -> torch.Tensor:

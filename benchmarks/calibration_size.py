@@ -230,7 +230,7 @@ def main() -> None:
     print(markdown_table(("Flux-dev, GB", "inputs alone", "with sensitivity"), flux_dev()), flush=True)
     script, lines = args.shared / "fidelity" / "velocity_error.py", []
     for name in args.models:
-        forms = [replace(form, noise=args.noise) for form in FORMS if not args.forms or re.search(args.forms, form.name)]
+        forms = [replace(form, noise=args.noise) for form in FORMS if re.search(args.forms or "", form.name)]
         if name == "minilm":
             bed = MiniLM(24576, 8192)
             exact, held_out = (collect_text(bed, part, args.cache / f"minilm_{title}.pt")

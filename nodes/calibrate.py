@@ -14,6 +14,7 @@ from .handles import CALIBRATION, CATEGORY, CalibrationHandle
 from .host.backward import with_gradients
 from .host.progress import NodeProgress
 from .host.sampling import Job, Progress, sample, sampler_inputs
+from .host.weighing import weighed
 
 
 class TPECCalibrate(io.ComfyNode):
@@ -86,8 +87,8 @@ class TPECCalibrate(io.ComfyNode):
 
         def run_all(inputs: Collector, watched: Layers) -> dict[str, GradientStats]:
             if how.sensitivity:
-                return with_gradients(model, watched, inputs, plan.device, sample_all)
-            sample_all(model)
+                return with_gradients(weighed(model, inputs), watched, inputs, plan.device, sample_all)
+            sample_all(weighed(model, inputs))
             return {}
 
         handle = calibrate(plan, layers, model, type(model.model).__name__, runs, run_all, calibration, progress)

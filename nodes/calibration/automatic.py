@@ -25,6 +25,7 @@ from ..handles import CalibrationHandle, QuantizeRequest
 from ..host.backward import NoBackward, with_gradients
 from ..host.progress import NodeProgress, duration, time_left
 from ..host.sampling import Job, sample
+from ..host.weighing import weighed
 from ..saving.temp_files import Latest
 from .calibrating import Layers, calibrate, linear_layers, plan_for, refuse_quantized
 from .conditioning import prompt_lines
@@ -167,8 +168,8 @@ class _Sampling:
 
         def run_all(inputs: Collector, watched: Layers) -> dict[str, GradientStats]:
             if effort.sensitivity:
-                return with_gradients(self.patcher, watched, inputs, plan.device, sample_all)
-            sample_all(self.patcher)
+                return with_gradients(weighed(self.patcher, inputs), watched, inputs, plan.device, sample_all)
+            sample_all(weighed(self.patcher, inputs))
             return {}
 
         return calibrate(plan, self.layers, self.patcher, type(self.patcher.model).__name__, RUNS, run_all, None,

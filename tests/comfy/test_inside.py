@@ -38,6 +38,13 @@ def test_backward_runs_restore_what_stood_there_and_say_why_they_fail(inside):
                                      "runs of one step"]
 
 
+def test_steps_count_by_the_square_of_how_far_they_go(inside):
+    lines = inside("weighing.py")
+    assert lines[0] == "[1.0, 9.0, 36.0]"
+    assert lines[1:] == ["[0.22, 1.31, 1.48]", "[1.0]", "[0.0652, 0.587, 2.3478]", "(1.0, 2.0) (1.0, 2.0)", "20.0",
+                         "untouched True"]
+
+
 def test_results_in_the_temp_folder(inside, tmp_path: Path):
     assert inside("results.py", tmp_path) == [
         "a changed file is made again", "a missing file is made again", "an intact file is not",

@@ -96,6 +96,20 @@ def test_parts_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("make", [GramAccumulator, SketchAccumulator])
+def test_a_weight_of_two_counts_twice(make) -> None:
+    rows, others = inputs(40, 16, rank=2), 0.1 * inputs(60, 16, rank=2) + 1
+    weighed, repeated = make(16, CPU, Workspace()), make(16, CPU, Workspace())
+    weighed.add(rows, 2.0)
+    weighed.add(others, 1.0)
+    for part in (rows, rows, others):
+        repeated.add(part)
+    one, many = weighed.finish(), repeated.finish()
+    assert torch.allclose(one.second_moment(), many.second_moment(), rtol=1e-3, atol=1e-4)
+    assert torch.allclose(one.mean, many.mean, atol=1e-5)
+    assert (one.tokens, one.absmax) == (100, many.absmax)
+
+
+@pytest.mark.parametrize("make", [GramAccumulator, SketchAccumulator])
 def test_zero_inputs_are_finite(make) -> None:
     stats = fill(make(16, CPU, Workspace()), torch.zeros(10, 16))
     assert stats.second_moment().abs().max() < 1e-6

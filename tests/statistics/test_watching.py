@@ -76,6 +76,19 @@ def test_statistics_are_those_of_the_inputs(model: Attention) -> None:
     assert calibration.layers_hash == hash_layers(shapes())
 
 
+def test_inputs_count_by_the_weight_of_their_time(model: Attention) -> None:
+    batches, weights = [batch(seed) for seed in range(3)], (0.5, 2.0, 0.0)
+    with Collector(modules(model)) as collector, torch.no_grad():
+        for x, collector.weight in zip(batches, weights, strict=True):
+            model(x)
+    stats = collector.finish(shapes()).stats("q")
+    rows = [x.reshape(-1, WIDTH).double() for x in batches]
+    expected = sum(weight * part.T @ part for part, weight in zip(rows, weights, strict=True)) / (10 * sum(weights))
+    assert torch.allclose(stats.second_moment().double(), expected, atol=1e-5)
+    assert stats.tokens == 30
+    assert stats.absmax == max(part.abs().max().float().item() for part in rows), "the largest is the largest"
+
+
 def test_shared_inputs_are_one_group(model: Attention) -> None:
     with Collector(modules(model)) as collector, torch.no_grad():
         model(batch(0))

@@ -16,12 +16,12 @@ _CPU = torch.device("cpu")
 
 
 class Accumulator(Protocol):
-    """Takes inputs [tokens, n] of any float dtype on any device.
+    """Takes inputs [tokens, n] of any float dtype on any device, each call with a weight (1: as every other).
 
     `finish` gives their statistics; the sums become the large parts on access.
     """
 
-    def add(self, rows: torch.Tensor) -> None: ...
+    def add(self, rows: torch.Tensor, weight: float = 1.0) -> None: ...
 
     def finish(self) -> InputStats: ...
 
@@ -38,25 +38,28 @@ def make_accumulator(width: int, device: torch.device, workspace: Workspace | No
 
 
 class _Moments:
-    """Sum, largest magnitude and number of the rows seen."""
+    """Weighted sum, largest magnitude, number and weight of the rows seen."""
 
     def __init__(self, width: int, device: torch.device) -> None:
         with torch.inference_mode(False):
             self.total = torch.zeros(width, device=device)
             self.absmax = torch.zeros((), device=device)
         self.tokens = 0
+        self._weight = 0.0
 
-    def add(self, rows: torch.Tensor) -> None:
-        self.total += rows.sum(0).to(self.total.device)
+    def add(self, rows: torch.Tensor, weight: float) -> None:
+        self.total += (weight * rows.sum(0)).to(self.total.device)
         self.absmax.copy_(torch.maximum(self.absmax, rows.abs().max().to(self.absmax.device)))
         self.tokens += len(rows)
+        self._weight += weight * len(rows)
 
     def mean(self) -> torch.Tensor:
         return _plain(self.total / self.count)
 
     @property
-    def count(self) -> int:
-        return max(self.tokens, 1)
+    def count(self) -> float:
+        """What sums are divided by: the rows' weight."""
+        return self._weight or 1.0
 
 
 class GramAccumulator:
@@ -66,11 +69,11 @@ class GramAccumulator:
         self._moments = _Moments(width, device)
         self._sum = Panels(1, width, device, workspace)
 
-    def add(self, rows: torch.Tensor) -> None:
+    def add(self, rows: torch.Tensor, weight: float = 1.0) -> None:
         for part in rows.split(rows_at_a_time(rows.shape[-1])):
             part = part.float()
-            self._moments.add(part)
-            self._sum.add(part[None])
+            self._moments.add(part, weight)
+            self._sum.add(_scaled(part, weight)[None])
 
     def finish(self) -> InputStats:
         seen = self._moments
@@ -96,13 +99,14 @@ class SketchAccumulator:
             self._image = torch.zeros(width, rank, device=device)
             self._diagonal = torch.zeros(width, device=device)
 
-    def add(self, rows: torch.Tensor) -> None:
+    def add(self, rows: torch.Tensor, weight: float = 1.0) -> None:
         self._nearby = rows.device
         width, rank = self._image.shape
         test = self._workspace.test_matrix(width, rank, rows.device)
         for part in rows.split(rows_at_a_time(rows.shape[-1])):
             part = part.float()
-            self._moments.add(part)
+            self._moments.add(part, weight)
+            part = _scaled(part, weight)
             self._workspace.add(self._image, part.mT @ (part @ test))
             self._diagonal += part.square().sum(0).to(self._diagonal.device)
 
@@ -139,6 +143,11 @@ class SketchAccumulator:
         lower, _ = torch.linalg.cholesky_ex((core + core.mT) / 2)
         vectors, values = eigenpairs(torch.linalg.solve_triangular(lower, image.mT, upper=False).mT)
         return _plain(vectors), _plain((values - shift).clamp(min=0))
+
+
+def _scaled(rows: torch.Tensor, weight: float) -> torch.Tensor:
+    """Rows whose products have the weight."""
+    return rows if weight == 1 else rows * weight**0.5
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

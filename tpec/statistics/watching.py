@@ -114,6 +114,8 @@ class Collector:
         self._vectors: dict[int, tuple[torch.Tensor, str]] = {}
         self._hooks = ExitStack()
         self._paused = False
+        #: What inputs count from now on beside others; 1 on average, where it changes.
+        self.weight = 1.0
 
     def __enter__(self) -> "Collector":
         for name, module in self._modules.items():
@@ -149,7 +151,7 @@ class Collector:
             self._vectors[rows.shape[-1]] = rows.clone(), leader
         if leader not in self._sums:
             self._sums[leader] = make_accumulator(rows.shape[-1], self._device or rows.device, self._workspace)
-        self._sums[leader].add(rows.reshape(-1, rows.shape[-1]))
+        self._sums[leader].add(rows.reshape(-1, rows.shape[-1]), self.weight)
 
     def _same_vectors(self, rows: torch.Tensor) -> str | None:
         """The group of the last input of one vector per sample, if this one has the same values.

@@ -8,16 +8,18 @@ from pathlib import Path
 from ..device import choose_devices
 from ..errors import TpecError, sentence
 from ..files.checkpoint import open_checkpoint
+from ..files.replace import replacing
 from ..model.plan import Plan, make_plan
 from ..model.recipe import follow, read_recipe, recipe_of, write_recipe
 from ..model.template import recipe_like
+from ..page.page import write_page
 from ..run.memory import describe_needs
 from ..run.pipeline import check_output, quantize, settle
 from ..run.processes import PeersLost, World, join_world, leave_world
 from ..run.report import Report
 from ..settings import Settings, part_names
 from ..statistics.calibration import Calibration
-from .places import check_texts, input_paths, output_paths
+from .places import PAGES, check_texts, input_paths, output_paths
 from .terminal import DONE, FAILED, FAILURES, TerminalProgress, complain
 
 
@@ -113,9 +115,13 @@ def _calibration(options: argparse.Namespace) -> Calibration | None:
 
 def _write_report(path: Path, report: Report) -> None:
     try:
-        path.write_text(json.dumps(report.to_json(), indent=1), "utf-8")
-    except OSError as error:
-        raise TpecError(f"The report {path} cannot be written: {error.strerror}; the model was saved.") from None
+        if path.suffix.lower() in PAGES:
+            write_page(path, report)
+        else:
+            with replacing(path) as part:
+                part.write_text(json.dumps(report.to_json(), indent=1), "utf-8")
+    except TpecError as error:
+        raise TpecError(f"The model was saved, its report was not. {error}") from None
 
 
 def _batch_table(results: Sequence[tuple[Path, Report | Exception | None]]) -> str:

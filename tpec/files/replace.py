@@ -24,7 +24,7 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     An error or interrupt removes it. Raises TpecError for what the disk refuses, and NameTaken where `overwrite` is not
     set and `path` is taken, also by somebody who was faster.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    part = _part_of(path)
     try:
         with disk_errors(path):
             yield part
@@ -32,6 +32,19 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # gone after the replacement; never there for an impossible name
             part.unlink()
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises TpecError where `replacing` could not write `path`: tried, with an empty file that is removed again."""
+    part = _part_of(path)
+    with disk_errors(path):
+        part.touch(exist_ok=False)
+        part.unlink()
+
+
+def _part_of(path: Path) -> Path:
+    """A name of nobody else's beside `path`."""
+    return path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
 
 
 def put_in_place(part: Path, path: Path, overwrite: bool) -> None:

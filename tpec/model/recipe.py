@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import TpecError
+from ..files.replace import replacing
 from ..patterns import matches
 from ..settings import LAYER_MATMULS, Settings
 from .families import KEEP, PREFIXES, QUANTIZE
@@ -120,10 +121,8 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write `recipe` as JSON, one layer a line. Raises TpecError when the file cannot be written."""
     lines = [f"  {json.dumps(name)}: {json.dumps(_fields(choice))}" for name, choice in recipe.layers.items()]
     head = f'{{"tpec_recipe": {VERSION}, "model": {json.dumps(recipe.source)}, "family": {json.dumps(recipe.family)},'
-    try:
-        path.write_text("\n".join([head, ' "layers": {', ",\n".join(lines), "}}\n"]), "utf-8")
-    except OSError as error:
-        raise TpecError(f"The recipe {path} cannot be written: {error.strerror}.") from None
+    with replacing(path) as part:
+        part.write_text("\n".join([head, ' "layers": {', ",\n".join(lines), "}}\n"]), "utf-8")
 
 
 def _fields(choice: Choice) -> dict[str, str]:

@@ -18,19 +18,20 @@ def legend(kept: int) -> Markup:
                    element("li", f"kept in high precision ({kept})", class_="mark"), class_="legend")
 
 
-def section_chart(section: Section, top: float, worst: Sequence[LayerReport], width: float) -> Markup:
-    """The bars of the blocks of one name. The axis ends at `top`, the `worst` layers are numbered; `width` is the share
-    of the page that it takes where several fit beside each other."""
-    slots, count = section.slots, sum(slot.quantized is not None for slot in section.slots)
+def section_chart(section: Section, top: float, worst: Sequence[LayerReport]) -> Markup:
+    """The bars of the blocks of one name. The axis ends at `top`, and the `worst` layers are numbered."""
     title = element("h3", element("code", section.name) if section.name else "outside of blocks", " ",
-                    element("small", _counted(section, count, len(slots) - count)))
-    area = element("div", _axis(top), _svg(section, top), _ranks(slots, top, worst), class_="area")
-    return element("section", title, area, _numbers(section), class_="plot", style=f"flex-grow: {width:.3f}")
+                    element("small", _counted(section)))
+    # Layers that were only kept need no axis.
+    inside = [_axis(top), _svg(section, top), _ranks(section.slots, top, worst)] if section.quantized else [_kept(section)]
+    return element("section", title, element("div", *inside, class_="area"), _numbers(section),
+                   class_="plot" if section.quantized else "plot bare", style=f"flex-grow: {len(section.slots)}")
 
 
-def _counted(section: Section, quantized: int, kept: int) -> str:
-    blocks = f"{len(section.blocks)} blocks, " if section.name and len(section.blocks) > 1 else ""
-    return f"{blocks}{quantized} layers in FP8" + (f", {kept} kept" if kept else "")
+def _counted(section: Section) -> str:
+    kept = len(section.slots) - section.quantized
+    counts = ((len(section.blocks) if section.name else 0, "blocks"), (section.quantized, "layers in FP8"), (kept, "kept"))
+    return ", ".join(f"{count} {words}" for count, words in counts if count)
 
 
 def _axis(top: float) -> Markup:
@@ -42,8 +43,19 @@ def _svg(section: Section, top: float) -> Markup:
     """One unit across for each layer and 100 up; stretched to the size of its place."""
     slots = section.slots
     bars = [_slot(slot, index, len(slots), top) for index, slot in enumerate(slots)]
-    return element("svg", *_bands(section), *bars, viewBox=f"0 0 {len(slots)} 100", preserveAspectRatio="none",
-                   role="img", **{"aria-label": f"Errors of {len(slots)} layers; the table below has them in numbers."})
+    said = f"Errors of {len(slots)} layers; the table below has them in numbers."
+    return _stretched(said, len(slots), 100, *_bands(section), *bars)
+
+
+def _kept(section: Section) -> Markup:
+    slots = section.slots
+    marks = (_kept_mark(slot, index, len(slots), 1.0, 1.0) for index, slot in enumerate(slots))
+    return _stretched(f"{len(slots)} layers that were kept.", len(slots), 1, *marks)
+
+
+def _stretched(said: str, width: int, height: int, *children: Markup) -> Markup:
+    return element("svg", *children, viewBox=f"0 0 {width} {height}", preserveAspectRatio="none", role="img",
+                   **{"aria-label": said})
 
 
 def _bands(section: Section) -> list[Markup]:
@@ -57,19 +69,27 @@ def _bands(section: Section) -> list[Markup]:
 
 
 def _slot(slot: Slot, index: int, count: int, top: float) -> Markup:
-    gap = 0.0 if count > _DENSE else 0.1
-    inset = gap if count > _NARROW else gap + 0.15
     layer = slot.quantized
     if layer is None:
-        return element("g", element("title", f"{slot.name}: kept in high precision"),
-                       _rect("mark", index, gap, 4.0))
+        return _kept_mark(slot, index, count, 4.0, 100.0)
+    gap = _gap(count)
+    inset = gap if count > _NARROW else gap + 0.15
     said = f"{slot.name}: {percent(layer.error)}, plain rounding {percent(layer.nearest_error)}"
     return element("g", element("title", said), _rect("plain", index, gap, 100 * layer.nearest_error / top),
                    _rect("result", index, inset, 100 * layer.error / top))
 
 
-def _rect(kind: str, index: int, gap: float, height: float) -> Markup:
-    return element("rect", class_=kind, x=f"{index + gap:g}", y=f"{100 - height:.2f}", width=f"{1 - 2 * gap:g}",
+def _gap(count: int) -> float:
+    return 0.0 if count > _DENSE else 0.1
+
+
+def _kept_mark(slot: Slot, index: int, count: int, height: float, bottom: float) -> Markup:
+    return element("g", element("title", f"{slot.name}: kept in high precision"),
+                   _rect("mark", index, _gap(count), height, bottom))
+
+
+def _rect(kind: str, index: int, gap: float, height: float, bottom: float = 100.0) -> Markup:
+    return element("rect", class_=kind, x=f"{index + gap:g}", y=f"{bottom - height:.2f}", width=f"{1 - 2 * gap:g}",
                    height=f"{height:.2f}")
 
 

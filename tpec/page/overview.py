@@ -1,6 +1,7 @@
 """A report's layers as a chart shows them: a place for each, quantized or kept, grouped by block."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -62,15 +63,31 @@ class Section:
     def slots(self) -> tuple[Slot, ...]:
         return tuple(slot for block in self.blocks for slot in block.slots)
 
+    @property
+    def quantized(self) -> int:
+        """How many of the layers were quantized."""
+        return sum(slot.quantized is not None for slot in self.slots)
+
 
 def sections(report: Report) -> tuple[Section, ...]:
-    """Blocks by number, in the order in which their names first appear; what is in no block at the end."""
+    """Blocks by number, in the order in which their names first appear; what is in no block at the end.
+
+    A number alone makes no block: where none of a name's layers were quantized, or there is only one, they are in none.
+    """
     slots = [Slot(layer) for layer in (*report.layers, *report.kept_layers)]
-    order = {name: index for index, name in enumerate(dict.fromkeys(slot.block[0] for slot in slots))}
-    slots.sort(key=lambda slot: (slot.block[1] < 0, order[slot.block[0]], slot.block[1], slot.name))
-    return tuple(Section(name, tuple(Block(name, number, tuple(members)) for (_, number), members
-                                     in groupby(group, key=lambda slot: slot.block)))
-                 for name, group in groupby(slots, key=lambda slot: slot.block[0]))
+    members = Counter(slot.block[0] for slot in slots)
+    worked_on = {slot.block[0] for slot in slots if slot.quantized}
+    order = {name: index for index, name in enumerate(name for name in members if members[name] > 1
+                                                      and name in worked_on and name)}
+
+    def place(slot: Slot) -> tuple[int, int]:
+        name, number = slot.block
+        return (order[name], number) if name in order else (len(order), -1)
+
+    names = [*order, ""]
+    slots.sort(key=lambda slot: (place(slot), slot.name))
+    blocks = [Block(names[at], number, tuple(group)) for (at, number), group in groupby(slots, key=place)]
+    return tuple(Section(name, tuple(group)) for name, group in groupby(blocks, key=lambda block: block.section))
 
 
 def top_of(report: Report) -> float:
@@ -98,11 +115,7 @@ def shortened(name: str, most: int) -> str:
 
 def metrics(layers: Sequence[LayerReport]) -> dict[str, int]:
     """How many layers were rounded for what, in a user's words."""
-    found: dict[str, int] = {}
-    for layer in layers:
-        words = METRICS.get(layer.metric, layer.metric)
-        found[words] = found.get(words, 0) + 1
-    return found
+    return Counter(METRICS.get(layer.metric, layer.metric) for layer in layers)
 
 
 #: What `LayerReport.metric` means.

@@ -13,6 +13,8 @@ from .style import STYLE
 
 #: Browsers keep to it, whatever the page might hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+#: Kept layers whose names are shown without a click.
+_UNFOLDED = 16
 _NO_CALIBRATION = "None: layers were rounded by their weights alone. With one the error becomes much smaller."
 
 
@@ -66,7 +68,7 @@ def _layers(report: Report, parts: Iterable[Section], top: float) -> Markup:
     about = ("The taller, the more rounding changed a layer: in % of its weights, each counted as much as it matters to "
              "what the layer puts out.")
     worst = report.worst(WORST)
-    charts = [section_chart(part, top, worst, len(part.slots)) for part in parts]
+    charts = [section_chart(part, top, worst) for part in parts]
     return element("section", element("h2", "What rounding did to each layer"), element("p", about, class_="quiet"),
                    legend(len(report.kept_layers)), element("div", *charts, class_="plots"))
 
@@ -82,9 +84,11 @@ def _kept(report: Report) -> Markup:
     reasons: dict[str, list[KeptLayer]] = {}
     for layer in report.kept_layers:
         reasons.setdefault(layer.reason, []).append(layer)
+    # What is short enough to be seen at once is open.
+    unfolded = {"open": ""} if len(report.kept_layers) <= _UNFOLDED else {}
     groups = [element("details", element("summary", reason[:1].upper() + reason[1:], " ",
                                          element("small", str(len(layers)))),
-                      element("p", *_listed(layer.name for layer in layers)))
+                      element("p", *_listed(layer.name for layer in layers)), **unfolded)
               for reason, layers in sorted(reasons.items(), key=lambda item: -len(item[1]))]
     if not groups:
         groups = [element("p", "No layer was: all Linear weights are in FP8.", class_="quiet")]

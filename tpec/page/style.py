@@ -52,15 +52,17 @@ header { display: grid; grid-template-columns: minmax(0, 1fr); gap: 28px; }
 .legend li::before { content: ""; display: inline-block; width: 12px; height: 12px; border-radius: 2px;
   margin-right: 8px; vertical-align: -1px; }
 .plots { display: flex; flex-wrap: wrap; gap: 34px 28px; }
-.plot { flex: 1 1 260px; min-width: min(100%, 200px); padding-left: 46px; }
+.plot { flex: 1 1 0; min-width: 200px; padding-left: 46px; }
+.bare { align-self: flex-end; }
 .area { position: relative; height: clamp(150px, 20vw, 250px); }
+.bare .area { height: 10px; }
 .area svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
 .tick { position: absolute; left: -46px; right: 0; font-size: .75rem; line-height: 1; border-bottom: 1px solid var(--grid); }
 .tick { padding-bottom: 3px; }
 .rank { position: absolute; transform: translate(-50%, -3px); color: var(--mark); font-size: .85rem; line-height: 1; }
 .numbers { position: relative; height: 1.6em; font-size: .75rem; }
 .numbers span { position: absolute; top: 6px; transform: translateX(-50%); }
-@media (max-width: 640px) { .numbers .wide { display: none; } }
+@media (max-width: 640px) { .numbers .wide { display: none; } .plot { flex-basis: 100%; } }
 
 .columns { display: grid; grid-template-columns: minmax(0, 1fr); gap: clamp(32px, 4vw, 56px); }
 .worst { margin: 0; padding-left: 1.6em; }

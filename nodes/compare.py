@@ -4,9 +4,10 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..tpec.errors import TpecError
+from ..tpec.page.theme import THEMES
 from .drawing.distance import Distance, Runs, join, run_model
 from .drawing.pictures import decode, pixel_psnr, side_by_side
-from .drawing.plot import THEMES, line_plot
+from .drawing.plot import line_plot
 from .handles import CATEGORY
 from .host.links import linked_outputs
 from .host.progress import NodeProgress

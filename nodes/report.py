@@ -2,11 +2,8 @@
 
 from comfy_api.latest import io, ui
 
-from ..tpec.errors import TpecError
-from ..tpec.model.families import KEEP
-from ..tpec.model.plan import make_plan
+from ..tpec.page.theme import THEMES
 from .drawing.bars import bar_picture
-from .drawing.plot import THEMES
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 
 
@@ -33,16 +30,5 @@ class TPECReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, quantized: QuantizedHandle, theme: str = "dark") -> io.NodeOutput:
-        picture = bar_picture(quantized.report, kept_layers(quantized), theme)
+        picture = bar_picture(quantized.report, theme)
         return io.NodeOutput(picture, quantized.text(), ui=ui.PreviewText(quantized.summary()))
-
-
-def kept_layers(quantized: QuantizedHandle) -> list[str]:
-    """The Linear layers of the model that stayed in high precision; none when its file is gone or was replaced."""
-    request = quantized.request
-    try:
-        plan = make_plan(request.source.checkpoint, request.settings)
-    except TpecError:
-        return []
-    return [layer.linear for layer in plan.of(KEEP) if layer.name.endswith(".weight") and len(layer.shape) == 2
-            and layer.name.startswith(plan.prefix)]

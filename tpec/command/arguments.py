@@ -20,6 +20,7 @@ _QUANTIZE_EXAMPLES = """examples:
   tpec quantize model.safetensors                         the result beside it, named as the published script does
   tpec quantize model.safetensors -o fp8/                 into a folder
   tpec quantize a.safetensors b.safetensors -o fp8/       one after the other; the next goes on when one fails
+  tpec quantize model.safetensors --report report.html    what it did to each layer, as a page with charts
   tpec quantize model.safetensors --dry-run               what would become of every tensor, and nothing written
   tpec quantize model.safetensors --calibration statistics.safetensors --keep-quality 5
   tpec quantize checkpoint.safetensors --part t5xxl       a full checkpoint, its text encoder as well
@@ -76,7 +77,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add("--input", dest="input_option", help="the input, as the published TPEC script takes it")
     add("-o", "--output", help="output file; a folder when there are several inputs or the name ends in a slash")
     add("--overwrite", action="store_true", help="replace an existing output")
-    add("--report", type=Path, metavar="FILE.json", help="write the full report")
+    add("--report", type=Path, metavar="FILE", help="write the full report: .html a page to look at, .json data")
     add("--quiet", action="store_true", help="print errors only")
 
 

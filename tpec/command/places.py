@@ -8,6 +8,10 @@ from pathlib import Path
 
 from ..errors import TpecError
 from ..files.naming import default_output, is_model_name, named_output, names_folder, refuse_shared_outputs
+from ..files.replace import refuse_unwritable
+
+#: What a report's name may end in: a page for people, or data for programs.
+PAGES, DATA = (".html", ".htm"), (".json",)
 
 
 def input_paths(given: Iterable[str]) -> list[Path]:
@@ -40,6 +44,13 @@ def check_texts(options: argparse.Namespace, inputs: list[Path], outputs: list[P
             raise TpecError(f"The {word} {path} cannot be written: there is no such folder, or it is one itself.")
         if is_model_name(path.name) or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
             raise TpecError(f"The {word} {path} would replace a model: choose a name that ends in .json.")
+        if word == "report" and path.suffix.lower() not in (*PAGES, *DATA):
+            raise TpecError(f"The report {path} is of no kind that is known here: choose a name that ends in .html (a "
+                            "page to look at) or .json (for programs).")
+        if word == "report" and path.resolve() in [other.resolve() for other in (options.recipe, options.write_recipe)
+                                                   if other is not None]:
+            raise TpecError(f"The report {path} would replace the recipe: choose another name.")
+        refuse_unwritable(path)
 
 
 def _matches(pattern: str) -> list[str]:

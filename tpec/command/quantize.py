@@ -12,13 +12,14 @@ from ..files.replace import write_text
 from ..model.plan import Plan, make_plan
 from ..model.recipe import follow, read_recipe, recipe_of, write_recipe
 from ..model.template import recipe_like
+from ..page.page import write_page
 from ..run.memory import describe_needs
 from ..run.pipeline import check_output, quantize, settle
 from ..run.processes import PeersLost, World, join_world, leave_world
 from ..run.report import Report
 from ..settings import Settings, part_names
 from ..statistics.calibration import Calibration
-from .places import check_texts, input_paths, output_paths
+from .places import PAGES, check_texts, input_paths, output_paths
 from .terminal import DONE, FAILED, FAILURES, TerminalProgress, complain
 
 
@@ -114,7 +115,10 @@ def _calibration(options: argparse.Namespace) -> Calibration | None:
 
 def _write_report(path: Path, report: Report) -> None:
     try:
-        write_text(path, json.dumps(report.to_json(), indent=1))
+        if path.suffix.lower() in PAGES:
+            write_page(path, report)
+        else:
+            write_text(path, json.dumps(report.to_json(), indent=1))
     except TpecError as error:
         raise TpecError(f"The model was saved, but not its report: {error}") from None
 

@@ -29,7 +29,7 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     TpecError for what the disk refuses, and NameTaken where `overwrite` is not set and `path` is taken, also by
     somebody who was faster.
     """
-    part = path.with_name(f"{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    part = _part_of(path)
     _remove_orphans(path)
     try:
         with disk_errors(path):
@@ -71,6 +71,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8) or replace one, in one step. Raises TpecError for what the disk refuses."""
     with replacing(path) as part:
         part.write_text(text, "utf-8")
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises TpecError where `replacing` could not write `path`: tried, with an empty file that is removed again."""
+    part = _part_of(path)
+    with disk_errors(path):
+        part.touch(exist_ok=False)
+        part.unlink()
+
+
+def _part_of(path: Path) -> Path:
+    """A name of nobody else's beside `path`."""
+    return path.with_name(f"{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(3)}.part")
 
 
 def put_in_place(part: Path, path: Path, overwrite: bool) -> None:

@@ -19,7 +19,7 @@ from ..files import partial as spool
 from ..files.layout import Layout
 from ..files.lock import OutputLock
 from ..files.replace import disk_errors, refuse_dead_link
-from ..model.families import DROP, QUANTIZE
+from ..model.families import DROP, KEEP, QUANTIZE
 from ..model.finite import nonfinite_note
 from ..model.formats import make_layout
 from ..model.plan import Plan
@@ -33,7 +33,7 @@ from .lane import Known, Lane, Stages
 from .memory import compute_threads
 from .processes import World
 from .progress import Halt, Meter, OnProgress
-from .report import LayerReport, Report
+from .report import KeptLayer, LayerReport, Report
 from .tasks import Task, make_tasks, split
 
 log = logging.getLogger(__name__)
@@ -291,4 +291,10 @@ def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: Wo
     kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.tensors)
     return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),
                   layers, kept, len(plan.of(DROP)), plan.checkpoint.nbytes, job.layout.nbytes, seconds, where,
-                  stages, notes)
+                  stages, notes, _kept_layers(plan), job.calibration.summary() if job.calibration else "")
+
+
+def _kept_layers(plan: Plan) -> tuple[KeptLayer, ...]:
+    """Without those of models that a full checkpoint only carries along."""
+    return tuple(KeptLayer(layer.linear, layer.shape, layer.reason) for layer in plan.of(KEEP)
+                 if layer.name.endswith(".weight") and len(layer.shape) == 2 and plan.part(layer.name) is not None)

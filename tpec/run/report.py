@@ -66,8 +66,21 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class KeptLayer:
+    """A layer whose weight [out, in] stayed in high precision, and why, for people."""
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Report:
-    """A whole run. Sizes in bytes, times in seconds; `kind` is ComfyUI's model folder for the file."""
+    """A whole run. Sizes in bytes, times in seconds; `kind` is ComfyUI's model folder for the file.
+
+    `kept` counts tensors, those of biases and norms as well; `kept_layers` are the weights of layers among them.
+    `calibration` says what was known of the layers' inputs, '' for nothing.
+    """
 
     source: str
     output: Path
@@ -84,6 +97,8 @@ class Report:
     device: str
     stages: dict[str, float]
     notes: tuple[str, ...] = ()
+    kept_layers: tuple[KeptLayer, ...] = ()
+    calibration: str = ""
 
     @property
     def error_ratio(self) -> float:
@@ -124,10 +139,10 @@ class Report:
             f"({self.output_nbytes / self.source_nbytes:.3f} x), {self.seconds:.1f} s on {self.device}",
             f"{len(self.layers)} layers in FP8, {self.kept} tensors kept"
             + (f", {self.dropped} dropped" if self.dropped else ""),
-            *([f"Largest errors: {worst}"] if worst else []), *self._coarse(), *self.notes])
+            *([f"Largest errors: {worst}"] if worst else []), *self.warnings(), *self.notes])
 
-    def _coarse(self) -> list[str]:
-        """A line on layers whose scale is too coarse for most of their weights."""
+    def warnings(self) -> list[str]:
+        """A sentence on layers whose scale is too coarse for most of their weights, if there are any."""
         found = sorted((layer for layer in self.layers if layer.vanished_share > COARSE),
                        key=lambda layer: -layer.vanished_share)
         if not found:

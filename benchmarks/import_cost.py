@@ -6,7 +6,8 @@
 Every run is a process of its own with ComfyUI's Python: ComfyUI and its built-in nodes are imported first, as at a real
 start, then one pack is loaded by ComfyUI's own `load_custom_node`, which imports it and asks it for its nodes. Runs of
 both packs take turns, after one that writes Python's bytecode, of a copy of this repository's pack. CPU seconds are
-those of the process and hardly depend on what else the machine does. `--modules` lists what took longest, by Python's own -X importtime.
+those of the process and hardly depend on what else the machine does. `--modules` lists what took longest, by Python's
+own -X importtime.
 """
 
 import argparse

@@ -122,6 +122,15 @@ def test_report_is_json_without_folders(source: Path, tmp_path: Path) -> None:
     assert data["output_nbytes"] == output.stat().st_size
 
 
+def test_report_is_a_page_where_its_name_says_so(source: Path, tmp_path: Path) -> None:
+    output, report = tmp_path / "q.safetensors", tmp_path / "r.html"
+    assert tpec("quantize", source, "-o", output, "--report", report, "--method", "nearest", "--quiet") == 0
+    text = report.read_text("utf-8")
+    assert text.startswith("<!doctype html>") and f"{LAYER}</code>" in text
+    assert str(tmp_path) not in text
+    assert names_in(tmp_path) == {"model.safetensors", "q.safetensors", "r.html"}
+
+
 def test_inspect_says_what_a_file_is_and_what_would_become_of_it(source: Path, tmp_path: Path,
                                                                  capsys: pytest.CaptureFixture) -> None:
     assert tpec("inspect", source, "--json") == 0

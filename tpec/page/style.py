@@ -15,7 +15,7 @@ STYLE = f"""
 """ + """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
-  font-variant-numeric: tabular-nums; }
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 main { max-width: 1440px; margin: 0 auto; padding: clamp(20px, 4vw, 56px); }
 h1 { margin: 0 0 .5em; font-size: clamp(1.6rem, 3.2vw, 2.6rem); line-height: 1.15; letter-spacing: -.015em;
   text-wrap: balance; }

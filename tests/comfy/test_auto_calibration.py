@@ -56,7 +56,7 @@ def small(server: ComfyServer, name: str, **sizes: int) -> str:
 
 
 def test_never_and_what_makes_no_use_of_it_sample_nothing(server: ComfyServer):
-    name, start = small(server, "never.safetensors", seed=11), len(server.log())
+    name, start = small(server, "unsampled.safetensors", seed=11), len(server.log())
     server.succeed({**by_default(name, calibrate="never"), "show": p.node("PreviewAny", source=["quantize", 1])})
     server.succeed({**by_default(name, method="nearest"), "show": p.node("PreviewAny", source=["quantize", 1])})
     assert STARTS not in server.log()[start:]

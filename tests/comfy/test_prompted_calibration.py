@@ -60,7 +60,7 @@ def test_one_node_with_prompts_is_several_nodes_with_conditionings(server: Comfy
         a, b = one.stats(name), several.stats(name)
         assert a.tokens == b.tokens
         # Memory lies elsewhere in each run, so that MKL may sum in another order.
-        assert (a.second_moment() - b.second_moment()).norm() < 1e-3 * b.second_moment().norm(), name
+        assert (a.second_moment() - b.second_moment()).norm() < 1e-2 * b.second_moment().norm(), name
 
 
 @pytest.mark.slow

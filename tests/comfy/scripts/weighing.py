@@ -40,7 +40,7 @@ def said(patcher: Patcher, sigmas: torch.Tensor, sigma: float) -> tuple[float, f
 
 flow = Flow()
 print(step_weights(torch.tensor([1.0, 0.9, 0.6, 0.0]), True).mul(46 / 3).round().tolist())
-print(step_weights(torch.tensor([14.6, 2.0, 0.5, 0.0]), False).round(decimals=2).tolist())
+print([round(weight, 2) for weight in step_weights(torch.tensor([14.6, 2.0, 0.5, 0.0]), False).tolist()])
 print(step_weights(torch.tensor([0.5, 0.5]), True).tolist())
 schedule = torch.tensor([1.0, 0.9, 0.6, 0.0])
 print([said(Patcher(flow), schedule, sigma)[0] for sigma in (1.0, 0.9, 0.6)])

@@ -37,9 +37,6 @@ from .prompts import DEFAULT_PROMPTS
 
 log = logging.getLogger(__name__)
 
-AUTO, NEVER = "auto", "never"
-CHOICES = [AUTO, NEVER]
-
 #: Samplings, by turns without text and with made-up embeddings.
 RUNS = 16
 #: Distinct tokens for each of a layer's inputs, as many as damping wants and some more.

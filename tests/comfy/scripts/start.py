@@ -4,9 +4,10 @@ import asyncio
 import sys
 
 import execution  # noqa: F401 - as ComfyUI's start has it, before any pack
-import nodes  # noqa: F401
 import server  # noqa: F401
 from pack import comfy_entrypoint
+
+import nodes  # noqa: F401
 
 HEAVY = ("tpec.run.pipeline", "tpec.rounding", "tpec.statistics", "tpec.model.plan", "tpec.files.checkpoint",
          "nodes.host.results", "nodes.host.structure", "nodes.calibration.automatic", "nodes.drawing")

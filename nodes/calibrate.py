@@ -67,8 +67,8 @@ class TPECCalibrate(io.ComfyNode):
         from .calibration.calibrating import calibrate, linear_layers, plan_for, refuse_quantized
         from .calibration.conditioning import make_conditionings
         from .calibration.latents import empty_latent, size_of
+        from .calibration.weighing import weighed
         from .host.backward import with_gradients
-        from .host.weighing import weighed
 
         how = Preset.named(preset, runs, steps, sensitivity)
         layers = linear_layers(model.model.diffusion_model)

@@ -1,20 +1,20 @@
 """TPECCalibrate: sample a few pictures and remember what the model's layers see."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from comfy_api.latest import io, ui
 
-from ..tpec.statistics.gradients import GradientStats
-from ..tpec.statistics.watching import Collector
-from .calibration.calibrating import Layers, calibrate, linear_layers, plan_for, refuse_quantized
-from .calibration.conditioning import make_conditionings, prompt_lines
-from .calibration.latents import Size, empty_latent, kind_of, size_of
 from .calibration.presets import CUSTOM, PRESET_NAMES, Preset
-from .calibration.prompts import BUILT_IN
 from .handles import CALIBRATION, CATEGORY, CalibrationHandle
-from .host.backward import with_gradients
 from .host.progress import NodeProgress
 from .host.sampling import Job, Progress, sample, sampler_inputs
-from .host.weighing import weighed
+
+if TYPE_CHECKING:
+    from ..tpec.statistics.gradients import GradientStats
+    from ..tpec.statistics.watching import Collector
+    from .calibration.calibrating import Layers
+    from .calibration.latents import Size
 
 
 class TPECCalibrate(io.ComfyNode):
@@ -64,6 +64,12 @@ class TPECCalibrate(io.ComfyNode):
                 positive: list | None = None, negative: list | None = None, latent_image: dict | None = None,
                 calibration: CalibrationHandle | None = None, sensitivity: bool = False, clip=None, prompts: str = "",
                 preset: str = CUSTOM) -> io.NodeOutput:
+        from .calibration.calibrating import calibrate, linear_layers, plan_for, refuse_quantized
+        from .calibration.conditioning import make_conditionings
+        from .calibration.latents import empty_latent, size_of
+        from .calibration.weighing import weighed
+        from .host.backward import with_gradients
+
         how = Preset.named(preset, runs, steps, sensitivity)
         layers = linear_layers(model.model.diffusion_model)
         refuse_quantized(layers)
@@ -85,7 +91,7 @@ class TPECCalibrate(io.ComfyNode):
                 job = Job(*given.of_run(run), latent, how.steps, cfg, sampler_name, scheduler)
                 sample(patcher, job, (seed + run) % 2**64, on_step)
 
-        def run_all(inputs: Collector, watched: Layers) -> dict[str, GradientStats]:
+        def run_all(inputs: "Collector", watched: "Layers") -> "dict[str, GradientStats]":
             if how.sensitivity:
                 return with_gradients(weighed(model, inputs), watched, inputs, plan.device, sample_all)
             sample_all(weighed(model, inputs))
@@ -98,10 +104,14 @@ class TPECCalibrate(io.ComfyNode):
 
 def _lines(model, prompts: str, runs: int) -> list[str]:
     """All of the user's prompts, or as many of the built-in ones as there are runs."""
+    from .calibration.conditioning import prompt_lines
+    from .calibration.latents import kind_of
+    from .calibration.prompts import BUILT_IN
+
     return prompt_lines(prompts) or list(BUILT_IN[kind_of(model)][:runs])
 
 
-def _notes(prompts: int, size: Size | None) -> list[str]:
+def _notes(prompts: int, size: "Size | None") -> list[str]:
     """What was not connected and so chosen here."""
     plural = "s" if prompts > 1 else ""
     return [*([f"sampled with {prompts} prompt{plural}"] if prompts else []),

@@ -3,8 +3,6 @@
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from .calibration.conditioning import prompt_lines
-from .calibration.encoding import calibrate_encoder
 from .calibration.prompts import DEFAULT_PROMPTS
 from .handles import CALIBRATION, CATEGORY
 from .host.progress import NodeProgress
@@ -36,6 +34,9 @@ class TPECCalibrateText(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompts: str) -> io.NodeOutput:
+        from .calibration.conditioning import prompt_lines
+        from .calibration.encoding import calibrate_encoder
+
         lines = prompt_lines(prompts)
         if not lines:
             raise TpecError("There is no prompt to encode: enter one per line.")

@@ -6,7 +6,6 @@ from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
 from ..tpec.files.publish import IF_EXISTS, publish
-from ..tpec.statistics.storage import open_calibration
 from .handles import CALIBRATION, CATEGORY, CalibrationHandle
 from .host.paths import (
     CALIBRATION_FOLDER,
@@ -82,6 +81,8 @@ class TPECLoadCalibration(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
+        from ..tpec.statistics.storage import open_calibration
+
         path = listed_path(CALIBRATION_FOLDER, name)
         summary = open_calibration(path).summary()
         return io.NodeOutput(CalibrationHandle(path, summary), summary)

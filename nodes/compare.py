@@ -1,17 +1,19 @@
 """TPECCompare: what quantizing a model changed in what it makes."""
 
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..tpec.errors import TpecError
 from ..tpec.page.theme import THEMES
-from .drawing.distance import Distance, Runs, join, run_model
-from .drawing.pictures import decode, pixel_psnr, side_by_side
-from .drawing.plot import line_plot
 from .handles import CATEGORY
 from .host.links import linked_outputs
 from .host.progress import NodeProgress
 from .host.sampling import Job, Progress, job_inputs
+
+if TYPE_CHECKING:
+    from .drawing.distance import Runs
 
 _PICTURES = 4
 _NO_VAE = "There are no pictures to show: connect a VAE to Compare Model Outputs."
@@ -62,6 +64,9 @@ class TPECCompare(io.ComfyNode):
     def execute(cls, model_a, model_b, positive: list, negative: list, latent_image: dict, seed: int, steps: int,
                 cfg: float, sampler_name: str, scheduler: str, vae=None, reference=None, seeds: int = 1,
                 theme: str = "dark") -> io.NodeOutput:
+        from .drawing.distance import Distance, join, run_model
+        from .drawing.plot import line_plot
+
         node = cls.hidden.unique_id
         if vae is None and _PICTURES in linked_outputs(cls.hidden.dynprompt, node):
             raise TpecError(_NO_VAE)
@@ -85,10 +90,12 @@ class TPECCompare(io.ComfyNode):
                              {"samples": join(b.latents)}, ui=ui.PreviewText(summary))
 
 
-def _pictures(a: Runs, b: Runs, vae, seed: int, theme: str, text):
+def _pictures(a: "Runs", b: "Runs", vae, seed: int, theme: str, text):
     """The pictures side by side and their PSNR in pixels; a blocker and nothing without a VAE."""
     if vae is None:
         return ExecutionBlocker(_NO_VAE), []
+    from .drawing.pictures import decode, pixel_psnr, side_by_side
+
     text("Decoding", True)
     rows = [(f"seed {(seed + index) % 2**64}", one, other)
             for index, latents in enumerate(zip(a.latents, b.latents, strict=True))

@@ -1,4 +1,7 @@
-"""The pack's nodes, as ComfyUI's V3 API wants them."""
+"""The pack's nodes, as ComfyUI's V3 API wants them.
+
+ComfyUI imports all of this at its start. What only runs need (the engine above all) is imported where it is used.
+"""
 
 from comfy_api.latest import ComfyExtension, io
 

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ..tpec.errors import TpecError
-from ..tpec.files.source import Source
-from ..tpec.model.structure import Structure
-from ..tpec.run.report import Report
-from ..tpec.settings import Settings
 from .saving.temp_files import TempFile
+
+if TYPE_CHECKING:
+    from ..tpec.files.source import Source
+    from ..tpec.model.structure import Structure
+    from ..tpec.run.report import Report
+    from ..tpec.settings import Settings
 
 CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
 CALIBRATION = io.Custom("TPEC_CALIBRATION")
@@ -28,9 +30,9 @@ class CheckpointHandle:
     its cache then treats the handle as it treats the MODEL.
     """
 
-    checkpoint: Source
+    checkpoint: "Source"
     family: str
-    structure: Structure | None = None
+    structure: "Structure | None" = None
     patcher: Any = field(default=None, repr=False, compare=False)
 
     def lasting(self) -> "CheckpointHandle":
@@ -62,7 +64,7 @@ class QuantizeRequest:
     """
 
     source: CheckpointHandle
-    settings: Settings
+    settings: "Settings"
     device: str
     calibration: CalibrationHandle | None = None
     like: Path | None = None
@@ -83,7 +85,7 @@ class QuantizedHandle:
     temp: TempFile = field(repr=False, compare=False)
     key: str
     request: QuantizeRequest
-    report: Report
+    report: "Report"
     notes: tuple[str, ...] = ()
 
     @property

@@ -5,16 +5,11 @@ import os
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.files.checkpoint import open_checkpoint
-from ..tpec.model.diffusers import in_comfyui_layout
 from ..tpec.model.families import family_names
-from ..tpec.model.plan import make_plan
-from ..tpec.run.memory import describe_needs
 from ..tpec.settings import Settings
 from .handles import CATEGORY, CHECKPOINT, CheckpointHandle
 from .host.memory import torch_devices
 from .host.paths import source_names, source_path
-from .host.structure import structure_of
 
 
 class TPECLoadCheckpoint(io.ComfyNode):
@@ -52,6 +47,9 @@ class TPECLoadCheckpoint(io.ComfyNode):
             return True
         if not checkpoint or not isinstance(checkpoint, str):  # prompts can hold anything
             return "Choose a model file first."
+        from ..tpec.files.checkpoint import open_checkpoint
+        from ..tpec.model.plan import make_plan
+
         try:
             make_plan(open_checkpoint(source_path(checkpoint)), Settings(include="."))
         except TpecError as error:
@@ -66,6 +64,10 @@ class TPECLoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, family: str) -> io.NodeOutput:
+        from ..tpec.files.checkpoint import open_checkpoint
+        from ..tpec.model.diffusers import in_comfyui_layout
+        from .host.structure import structure_of
+
         opened = in_comfyui_layout(open_checkpoint(source_path(checkpoint)))
         handle = CheckpointHandle(opened, family, structure_of(opened.tensors, opened.metadata))
         text = describe(handle)
@@ -74,6 +76,9 @@ class TPECLoadCheckpoint(io.ComfyNode):
 
 def describe(handle: CheckpointHandle) -> str:
     """What the engine would do with default settings, or why it cannot."""
+    from ..tpec.model.plan import make_plan
+    from ..tpec.run.memory import describe_needs
+
     try:
         plan = make_plan(handle.checkpoint, Settings(family=handle.family), handle.structure)
     except TpecError as error:

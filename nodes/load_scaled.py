@@ -9,7 +9,6 @@ from ..tpec.errors import TpecError
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .host.links import linked_outputs
 from .host.progress import NodeProgress
-from .host.results import ensure_file
 from .saving.temp_files import keep_with
 
 PARTS = ("MODEL", "CLIP", "VAE")
@@ -33,6 +32,8 @@ class TPECLoadScaledFP8(io.ComfyNode):
 
     @classmethod
     def execute(cls, quantized: QuantizedHandle) -> io.NodeOutput:
+        from .host.results import ensure_file
+
         handle = ensure_file(quantized, NodeProgress(cls.hidden.unique_id))
         parts = _load(handle)
         for part in parts:

@@ -3,7 +3,6 @@
 from comfy_api.latest import io, ui
 
 from .handles import CATEGORY, CHECKPOINT
-from .host.graph_model import graph_model
 from .load_checkpoint import describe
 
 
@@ -27,6 +26,8 @@ class TPECModelSource(io.ComfyNode):
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
+        from .host.graph_model import graph_model
+
         handle = graph_model(model)
         text = describe(handle)
         return io.NodeOutput(handle, text, ui=ui.PreviewText(text))

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from ..tpec.errors import TpecError
 from ..tpec.patterns import check_pattern
 from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings, part_names
-from .calibration.automatic import AUTO, CHOICES, with_own_calibration
+from .calibration.presets import AUTO, CHOICES
 from .handles import (
     CALIBRATION,
     CATEGORY,
@@ -21,7 +21,6 @@ from .handles import (
 from .host.memory import device_choices, torch_devices
 from .host.paths import source_names, source_path
 from .host.progress import NodeProgress
-from .host.results import plan_of, quantized
 
 _DEFAULT = Settings()
 _NONE = "none"
@@ -122,6 +121,9 @@ class TPECQuantizeFP8(io.ComfyNode):
                 keep_quality: float = _DEFAULT.keep_quality, like: str = _NONE, calibrate: str = AUTO,
                 part: str = "", only_part: bool = _DEFAULT.only_part,
                 embeddings: bool = _DEFAULT.embeddings) -> io.NodeOutput:
+        from .calibration.automatic import with_own_calibration
+        from .host.results import plan_of, quantized
+
         settings = Settings(
             family=checkpoint.family, method=method, format=format, matmul=matmul, keep_distillation=keep_distillation,
             top_k=top_k or None, num_iter=None if num_iter < 0 else num_iter, include=include, exclude=exclude,

@@ -3,7 +3,6 @@
 from comfy_api.latest import io, ui
 
 from ..tpec.page.theme import THEMES
-from .drawing.bars import bar_picture
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 
 
@@ -30,5 +29,7 @@ class TPECReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, quantized: QuantizedHandle, theme: str = "dark") -> io.NodeOutput:
+        from .drawing.bars import bar_picture
+
         picture = bar_picture(quantized.report, theme)
         return io.NodeOutput(picture, quantized.text(), ui=ui.PreviewText(quantized.summary()))

@@ -9,9 +9,7 @@ from ..tpec.files.publish import IF_EXISTS, publish
 from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .host.paths import free_space, loader_name, save_choices, save_root
 from .host.progress import NodeProgress
-from .host.results import ensure_file
 from .saving.containment import safe_parts
-from .saving.destination import destination, kind_of_result, refuse_taken, room_left
 from .saving.save_once import fingerprint, save_once, stands
 
 
@@ -72,6 +70,8 @@ class TPECSaveScaledFP8(io.ComfyNode):
     def check_lazy_status(cls, filename: str, folder: str, if_exists: str,
                           quantized: QuantizedHandle | None = None) -> list[str]:
         """Called before anything this node needs is computed."""
+        from .saving.destination import destination, kind_of_result, refuse_taken, room_left
+
         node = cls.hidden.unique_id
         kind = kind_of_result(cls.hidden.dynprompt, node, "quantized")
         if quantized is None and kind is not None:
@@ -100,6 +100,9 @@ def _choice(filename: str, folder: str, if_exists: str) -> tuple[str, ...]:
 
 
 def _publish(node_id: str, quantized: QuantizedHandle, folder: str, filename: str, if_exists: str) -> Path:
+    from .host.results import ensure_file
+    from .saving.destination import destination, refuse_taken
+
     target = destination(quantized.kind, folder, filename)
     if if_exists == "error":
         refuse_taken(target, "The result is kept: with another name nothing is computed again.")

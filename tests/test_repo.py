@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "rounding": {"errors", "statistics"},
     "run": {"version", "errors", "device", "patterns", "settings", "files", "model", "statistics", "rounding"},
     "check": {"errors", "settings", "files", "model"},
-    "page": {"version", "files", "run"},
+    "page": {"version", "errors", "files", "run"},
     "command": {"version", "errors", "device", "settings", "files", "model", "statistics", "run", "check", "page"},
     "__init__": {"version", "errors", "settings", "files", "model", "statistics", "run", "check"},
     "__main__": {"command", "files"},

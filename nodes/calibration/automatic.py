@@ -25,7 +25,6 @@ from ..handles import CalibrationHandle, QuantizeRequest
 from ..host.backward import NoBackward, with_gradients
 from ..host.progress import NodeProgress, duration, time_left
 from ..host.sampling import Job, sample
-from ..host.weighing import weighed
 from ..saving.temp_files import Latest
 from .calibrating import Layers, calibrate, linear_layers, plan_for, refuse_quantized
 from .conditioning import prompt_lines
@@ -34,11 +33,9 @@ from .latents import Size, empty_latent, modest, size_of
 from .loading import loaded_encoder, loaded_model
 from .prompt_free import UNFIT, Embeddings, find_embeddings, spread_of
 from .prompts import DEFAULT_PROMPTS
+from .weighing import weighed
 
 log = logging.getLogger(__name__)
-
-AUTO, NEVER = "auto", "never"
-CHOICES = [AUTO, NEVER]
 
 #: Samplings, by turns without text and with made-up embeddings.
 RUNS = 16

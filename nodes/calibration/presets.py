@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from ...tpec.errors import TpecError
 
+#: Whether a model that has no calibration makes one of its own before it is quantized.
+AUTO, NEVER = "auto", "never"
+CHOICES = [AUTO, NEVER]
+
 #: The node's own values.
 CUSTOM = "custom"
 

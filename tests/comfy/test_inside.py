@@ -28,6 +28,11 @@ def inside(comfy_install: tuple[Path, str], tmp_path_factory: pytest.TempPathFac
     return run
 
 
+def test_comfyuis_start_imports_nothing_that_only_runs_need(inside):
+    """benchmarks/import_cost.py has the milliseconds."""
+    assert inside("start.py") == ["11"]
+
+
 def test_every_form_of_memory_error_sends_the_work_to_the_cpu(inside):
     assert inside("fallback.py") == ["cpu True"] * 5 + ["raised True"]
 

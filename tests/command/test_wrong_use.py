@@ -140,7 +140,7 @@ BAD_REQUESTS = {
     "missing calibration": (["--calibration", "none.safetensors"], "There is no file none.safetensors"),
     "foreign calibration": (["--calibration", "model.safetensors"], "is not a calibration file"),
     "missing report folder": (["--report", "none/r.json"], "report"),
-    "report of no kind": (["--report", "r.txt"], "ends in .html (a page to look at) or .json"),
+    "report of no kind": (["--report", "r.txt"], r"ends in \.html \(a page to look at\) or \.json"),
     "report is the input": (["--report", "model.safetensors"], "report"),
     "report is the output": (["-o", "q.safetensors", "--report", "q.safetensors"], "report"),
     "same output twice": (["other/model.safetensors", "-o", "other", "--overwrite"], "same name"),

@@ -50,9 +50,14 @@ def _opening(report: Report) -> Markup:
     share = element("p", element("strong", f"{100 * after / max(before, 1):.0f} %"), " of the original's size")
     names = element("p", element("code", report.source), Markup(" &rarr; "), element("code", report.output.name),
                     class_="names")
-    words = element("div", element("p", "Quantization report", class_="eyebrow"), element("h1", report.headline()),
-                    names, element("p", report.why, class_="quiet"))
+    words = element("div", element("p", "Quantization report", class_="eyebrow"),
+                    element("h1", _unbroken(report.headline())), names, element("p", report.why, class_="quiet"))
     return element("header", words, element("div", *rows, share, class_="sizes"))
+
+
+def _unbroken(text: str) -> Markup:
+    """`text` whose per cent signs stay with their numbers at the end of a line."""
+    return Markup(join(text).replace(" %", "&nbsp;%"))
 
 
 def _notes(report: Report) -> Markup:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import comfy.model_sampling
 import torch
-from pack.nodes.host.weighing import step_weights, weighed
+from pack.nodes.calibration.weighing import step_weights, weighed
 
 
 class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):

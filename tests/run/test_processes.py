@@ -173,7 +173,7 @@ def test_failure_of_the_report_is_every_ranks(tmp_path: Path) -> None:
     done = torchrun("quantize", source, "-o", tmp_path / "q.safetensors", "--report", folder, "--device", "cpu",
                     "--quiet", "--method", "nearest", program=[program])
     assert done.returncode == 1
-    assert len(sentences(done)) == 1 and "No space left on device; the model was saved" in sentences(done)[0]
+    assert len(sentences(done)) == 1 and "The model was saved, but not its report" in sentences(done)[0]
     assert verify(source, tmp_path / "q.safetensors").ok
 
 

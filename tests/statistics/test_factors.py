@@ -66,3 +66,17 @@ def test_the_mean_is_taken_out_of_a_factor() -> None:
     exact = columns @ columns.mT
     assert (left @ left.mT - exact).norm() < 1e-3 * exact.norm()
     assert torch.equal(without(columns, torch.zeros(40)), columns)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("size", [64, 256, 1024])
+def test_few_samples_are_kept(size: int, rows: int) -> None:
+    """What a modulation layer sees: a vector per step, so a matrix of hardly any rank, beside a mean of its size."""
+    random = generator(size + rows)
+    seen = torch.randn(1, size, generator=random) + 0.6 * torch.randn(rows + 1, size, generator=random)
+    mean = seen.mean(0)
+    covariance = seen.T @ seen / len(seen) - torch.outer(mean, mean)
+    kept = unpack_triangle(pack_triangle(covariance, FINE))
+    exact = (seen - mean).double()
+    exact = exact.T @ exact / len(seen)
+    assert (kept - exact).norm() < 0.01 * exact.norm()

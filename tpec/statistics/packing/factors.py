@@ -10,7 +10,7 @@ import torch
 
 from .codes import Codes, decode, encode
 
-#: Added to each diagonal entry, relative to it, and so often ten times more where there is no factor yet.
+#: Added to each diagonal entry, relative to it or to their mean, and so often ten times more where there is no factor yet.
 _JITTER = 1e-6
 _TRIES = 6
 #: A column that differs from the mean by no more of it is the mean.
@@ -76,8 +76,9 @@ def without(factor: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
 
 def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=0)
-    # Dead inputs take their share from the others; a matrix of zeros from nowhere.
-    least = 1e-6 * diagonal.mean(-1, keepdim=True) + torch.finfo(torch.float32).tiny
+    # Small entries, too, carry the rounding of sums of the others' size: with less than that few samples, whose matrix
+    # has hardly any rank, would take so many tries that the last one drowns them.
+    least = diagonal.mean(-1, keepdim=True) + torch.finfo(torch.float32).tiny
     jitter = _JITTER * torch.maximum(diagonal, least)
     for attempt in range(_TRIES):
         lower, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(jitter * 10**attempt))

@@ -10,7 +10,8 @@ import torch
 
 from .codes import Codes, decode, encode
 
-#: Added to each diagonal entry, relative to it or to their mean, and so often ten times more where there is no factor yet.
+#: Added to each diagonal entry, relative to it or to their mean, and so often ten times more where there is no factor
+#: yet.
 _JITTER = 1e-6
 _TRIES = 6
 #: A column that differs from the mean by no more of it is the mean.

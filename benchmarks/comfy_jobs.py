@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from .common import BLOCK, environment, markdown_table
+from .memory import model_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "comfy"))
 import prompts as p  # noqa: E402, F401
@@ -299,6 +300,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, help="a JSON file for the rows, written after each of them")
     add("--cpu", action="store_true", help="run ComfyUI on the CPU, to try this program out")
     add("--within", type=float, default=0, help="seconds in all: jobs that do not begin in time are left out")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", type=Path, help="a model in Flux layout that is there; else one of --size GB is written")
+    add("--size", type=float, default=10, help="size of the model that is written, GB (default 10)")
+    add("--hidden", type=int, default=3072, help="its width")
+
+
+def flux_model(args: argparse.Namespace) -> Path:
+    """The model that the arguments name, written where they name none, and in the page cache."""
+    args.folder.mkdir(parents=True, exist_ok=True)
+    model = args.model or model_file(args.folder, args.size, "flux", args.hidden)
+    if not model.is_file():
+        sys.exit(f"There is no {model}: write it with python -m benchmarks.make_model.")
+    warm(model)
+    return model
 
 
 def facts(card: str, model: Path) -> dict[str, object]:

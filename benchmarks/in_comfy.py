@@ -13,7 +13,6 @@ disk what lies in ComfyUI's folders.
 """
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,18 +24,18 @@ from .comfy_jobs import (
     Job,
     Nodes,
     add_arguments,
+    add_model_arguments,
     card_bytes,
     comfy,
     facts,
+    flux_model,
     link,
     merged,
     only,
     p,
     run_all,
     table,
-    warm,
 )
-from .memory import model_file
 from .synthetic import generator
 
 MODEL, RESULT = "model.safetensors", "result_fp8"
@@ -109,10 +108,8 @@ def with_limit(job: Job, seconds: float) -> Job:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    add_model_arguments(parser)
     add = parser.add_argument
-    add("--model", type=Path, help="a model in Flux layout that is there; else one of --size GB is written")
-    add("--size", type=float, default=10, help="size of the model that is written, GB (default 10)")
-    add("--hidden", type=int, default=3072, help="its width")
     add("--card", type=float, default=0, help="leave what a card sold as so many GB has (default 0: all VRAM)")
     add("--steps", type=int, default=4, help="of each sampling (default 4)")
     add("--pixels", type=int, default=512, help="width and height of the pictures (default 512)")
@@ -128,11 +125,7 @@ def main() -> None:
     if args.merge:
         print(merged(args.merge))
         return
-    args.folder.mkdir(parents=True, exist_ok=True)
-    model = args.model or model_file(args.folder, args.size, "flux", args.hidden)
-    if not model.is_file():
-        sys.exit(f"There is no {model}: write it with python -m benchmarks.make_model.")
-    warm(model)
+    model = flux_model(args)
     about = facts(f"{args.card:g} GB" if args.card else "all", model)
     with only(card_bytes(args.card)) as taken, comfy(args.folder, args.cpu) as server:
         link(model.resolve(), server.models / "diffusion_models" / MODEL)

@@ -137,8 +137,8 @@ static void die(void) { syscall(SYS_kill, getpid(), SIGKILL); }
         return result; \
     }
 
-#define WRAP_OPEN(name) \
-    int name(const char *path, int flags, ...) { \
+#define WRAP_OPEN(name, parameters, ...) \
+    int name parameters { \
         REAL(name); \
         va_list more; \
         va_start(more, flags); \
@@ -146,27 +146,16 @@ static void die(void) { syscall(SYS_kill, getpid(), SIGKILL); }
         va_end(more); \
         int answer = decide("open", path); \
         if (answer > 0) { errno = answer; return -1; } \
-        int result = real(path, flags, mode); \
+        int result = real(__VA_ARGS__, mode); \
         if (answer == DIE_AFTER) die(); \
         return result; \
     }
-#define WRAP_OPENAT(name) \
-    int name(int folder, const char *path, int flags, ...) { \
-        REAL(name); \
-        va_list more; \
-        va_start(more, flags); \
-        mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, mode_t) : 0; \
-        va_end(more); \
-        int answer = decide("open", path); \
-        if (answer > 0) { errno = answer; return -1; } \
-        int result = real(folder, path, flags, mode); \
-        if (answer == DIE_AFTER) die(); \
-        return result; \
-    }
-WRAP_OPEN(open)
-WRAP_OPEN(open64)
-WRAP_OPENAT(openat)
-WRAP_OPENAT(openat64)
+#define OPEN_PARAMETERS (const char *path, int flags, ...)
+#define OPENAT_PARAMETERS (int folder, const char *path, int flags, ...)
+WRAP_OPEN(open, OPEN_PARAMETERS, path, flags)
+WRAP_OPEN(open64, OPEN_PARAMETERS, path, flags)
+WRAP_OPEN(openat, OPENAT_PARAMETERS, folder, path, flags)
+WRAP_OPEN(openat64, OPENAT_PARAMETERS, folder, path, flags)
 
 WRAP_BYTES(ssize_t, read, (int fd, void *to, size_t n), (fd, to, n), decide_fd("read", fd), n)
 WRAP_BYTES(ssize_t, pread, (int fd, void *to, size_t n, off_t at), (fd, to, n, at), decide_fd("read", fd), n)

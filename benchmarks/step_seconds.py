@@ -11,7 +11,6 @@ between them: the median of --repeats. What comes once, and what every prompt ta
 
 import argparse
 import statistics
-from pathlib import Path
 
 from .comfy_jobs import (
     Bench,
@@ -19,17 +18,17 @@ from .comfy_jobs import (
     Nodes,
     Outcome,
     add_arguments,
+    add_model_arguments,
     comfy,
     facts,
+    flux_model,
     link,
     only,
     p,
     table,
-    warm,
 )
 from .common import markdown_table, times
 from .in_comfy import MODEL, calibrating, conditioning, sampling, shown
-from .memory import model_file
 
 _SOURCE = f"diffusion_models/{MODEL}"
 
@@ -74,10 +73,8 @@ def step_seconds(bench: Bench, title: str, file: str, args: argparse.Namespace) 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    add_model_arguments(parser)
     add = parser.add_argument
-    add("--model", type=Path, help="a model in Flux layout that is there; else one of --size GB is written")
-    add("--size", type=float, default=10, help="size of the model that is written, GB (default 10)")
-    add("--hidden", type=int, default=3072, help="its width")
     add("--pixels", type=int, default=1024, help="width and height of the pictures (default 1024)")
     add("--fewer", type=int, default=4, help="steps of the shorter prompts (default 4)")
     add("--more", type=int, default=12, help="steps of the longer prompts (default 12)")
@@ -103,9 +100,7 @@ def measured(bench: Bench, args: argparse.Namespace) -> dict[str, list[float]]:
 
 def main() -> None:
     args = arguments()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    model = args.model or model_file(args.folder, args.size, "flux", args.hidden)
-    warm(model)
+    model = flux_model(args)
     about = facts("all", model)
     with only(0) as taken, comfy(args.folder, args.cpu) as server:
         link(model.resolve(), server.models / "diffusion_models" / MODEL)

@@ -155,6 +155,14 @@ class _Sampling:
         text = self.embeddings.random(number, spread_of(number // 2)) if number % 2 else self.embeddings.null()
         sample(patcher, _job(text, self.latent, steps), number, lambda step, x0: on_step(step))
 
+    def seconds(self, plan: CollectionPlan) -> float:
+        """What one evaluation of the model takes while a pass of the plan collects; the first one makes its sums."""
+        with Collector({name: self.layers[name] for name in plan.passes[0]}, plan.device):
+            self.run(self.patcher, 1, 1, lambda step: None)
+            begun = time.monotonic()
+            self.run(self.patcher, 1, 2, lambda step: None)
+            return (time.monotonic() - begun) / 2
+
     def collect(self, plan: CollectionPlan, effort: Effort, progress: NodeProgress) -> CalibrationHandle:
         """Statistics of all runs. Raises TpecError."""
         watch = _Watch(progress, len(plan.passes) * sum(map(effort.steps_of, range(RUNS))))
@@ -187,12 +195,10 @@ def sample_prompt_free(patcher, progress: NodeProgress) -> CalibrationHandle:
     refuse_quantized(layers)
     size = modest(size_of(patcher), _tokens_wanted(layers), 32 if _is_unet(patcher) else 16)
     latent = empty_latent(patcher, size)
-    plan_for(layers, patcher)
+    plan = plan_for(layers, patcher)
     embeddings = find_embeddings(patcher, lambda text: sample(patcher, _job(text, latent, 1), 0, _interruptible))
     sampling = _Sampling(patcher, latent, embeddings, layers)
-    begun = time.monotonic()
-    sampling.run(patcher, 1, 1, lambda step: None)
-    seconds = time.monotonic() - begun
+    seconds = sampling.seconds(plan)
     try:
         return _sampled(sampling, EFFORTS, size, seconds, progress)
     except NoBackward as error:

@@ -11,6 +11,7 @@ import comfy.model_sampling
 import torch
 
 from ...tpec.statistics.watching import Collector
+from ..host.sampling import schedule_of, steps_at
 
 
 def weighed(patcher, inputs: Collector):  # noqa: ANN201 - a ModelPatcher
@@ -31,13 +32,12 @@ def weighed(patcher, inputs: Collector):  # noqa: ANN201 - a ModelPatcher
 
 def _weight(arguments: Mapping, flow: bool) -> float:
     """Of this evaluation beside the mean one of the schedule; 1 where there is no schedule."""
-    schedule = arguments["c"].get("transformer_options", {}).get("sample_sigmas")
-    if not isinstance(schedule, torch.Tensor) or len(schedule) < 2:
+    schedule = schedule_of(arguments["c"].get("transformer_options", {}))
+    if schedule is None:
         return 1.0
     sigmas = schedule.double().cpu()
-    weights = step_weights(sigmas, flow)
-    at = (sigmas[:-1] - arguments["timestep"].flatten()[0].double().cpu()).abs().argmin()
-    return weights[at].item()
+    at = steps_at(sigmas, arguments["timestep"].flatten()[:1].to(sigmas))
+    return step_weights(sigmas, flow)[at].item()
 
 
 def step_weights(sigmas: torch.Tensor, flow: bool) -> torch.Tensor:

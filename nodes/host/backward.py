@@ -19,6 +19,7 @@ from ...tpec.errors import TpecError, is_out_of_memory
 from ...tpec.statistics.backward import GradientCollector
 from ...tpec.statistics.gradients import GradientStats
 from ...tpec.statistics.watching import Collector
+from .sampling import schedule_of, steps_at
 
 #: One evaluation of the model in so many is also run backwards.
 EVERY = 4
@@ -114,13 +115,12 @@ def _sentence(error: BaseException) -> NoBackward:
 
 def _step_size(sigma: torch.Tensor, options: Mapping[str, object]) -> torch.Tensor:
     """How far an error of the denoised result moves the latent in this step, |change of sigma| / sigma, mean 1."""
-    schedule = options.get("sample_sigmas")
-    if not isinstance(schedule, torch.Tensor) or len(schedule) < 2:
+    schedule = schedule_of(options)
+    if schedule is None:
         return torch.ones_like(sigma)
     schedule = schedule.to(sigma)
-    moves = (schedule[1:] - schedule[:-1]).abs() / schedule[:-1].clamp(min=1e-6)
-    nearest = (schedule[:-1, None] - sigma[None]).abs().argmin(0)
-    return moves[nearest] / moves.mean()
+    moves = schedule.diff().abs() / schedule[:-1].clamp(min=1e-6)
+    return moves[steps_at(schedule, sigma)] / moves.mean()
 
 
 def _attention(original: Callable, *arguments: object, **options: object) -> torch.Tensor:

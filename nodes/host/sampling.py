@@ -1,6 +1,6 @@
 """Runs of ComfyUI's own sampler with a callback per step, for calibrating and comparing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import comfy.sample
@@ -59,6 +59,17 @@ def sample(model, job: Job, seed: int, on_step: OnStep) -> torch.Tensor:
         model, noise, job.steps, job.cfg, job.sampler_name, job.scheduler, job.positive, job.negative, latent,
         noise_mask=job.latent.get("noise_mask"), callback=lambda step, x0, x, total: on_step(step, x0),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed)
+
+
+def schedule_of(options: Mapping[str, object]) -> torch.Tensor | None:
+    """The sigmas [steps + 1] of the sampling that `transformer_options` are of, None outside of one."""
+    schedule = options.get("sample_sigmas")
+    return schedule if isinstance(schedule, torch.Tensor) and len(schedule) > 1 else None
+
+
+def steps_at(schedule: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    """Which steps of a schedule begin nearest to these sigmas [n]; samplers evaluate between them as well."""
+    return (schedule[:-1, None] - sigmas[None]).abs().argmin(0)
 
 
 class Progress:

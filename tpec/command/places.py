@@ -44,13 +44,17 @@ def check_texts(options: argparse.Namespace, inputs: list[Path], outputs: list[P
             raise TpecError(f"The {word} {path} cannot be written: there is no such folder, or it is one itself.")
         if is_model_name(path.name) or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
             raise TpecError(f"The {word} {path} would replace a model: choose a name that ends in .json.")
-        if word == "report" and path.suffix.lower() not in (*PAGES, *DATA):
-            raise TpecError(f"The report {path} is of no kind that is known here: choose a name that ends in .html (a "
-                            "page to look at) or .json (for programs).")
-        if word == "report" and path.resolve() in [other.resolve() for other in (options.recipe, options.write_recipe)
-                                                   if other is not None]:
-            raise TpecError(f"The report {path} would replace the recipe: choose another name.")
         refuse_unwritable(path)
+    if options.report is not None:
+        _check_report(options.report, [path for path in (options.recipe, options.write_recipe) if path is not None])
+
+
+def _check_report(path: Path, recipes: list[Path]) -> None:
+    if path.suffix.lower() not in (*PAGES, *DATA):
+        raise TpecError(f"The report {path} is of no kind that is known here: choose a name that ends in .html (a page "
+                        "to look at) or .json (for programs).")
+    if path.resolve() in [recipe.resolve() for recipe in recipes]:
+        raise TpecError(f"The report {path} would replace the recipe: choose another name.")
 
 
 def _matches(pattern: str) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import TpecError
 from .dtypes import TORCH_DTYPES
-from .header import TensorInfo, read_header
+from .header import TensorInfo, read_header, size_and_time
 from .naming import shard_name
 from .replace import disk_errors
 from .shards import index_beside, is_index, model_in, shard_map, siblings
@@ -85,13 +85,8 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         return _open_index(path)
     if shard:
         names = siblings(path, shard)
-        return _open_shards(path.with_name(names[0]), names)
-    state = _state_before(path)
-    tensors, metadata, raw = read_header(path)
-    if not tensors:
-        raise TpecError(f"{path.name} holds no tensors.")
-    return Checkpoint(path, (path,), MappingProxyType(tensors), MappingProxyType(metadata),
-                      hashlib.sha256(raw).hexdigest(), states=(state,))
+        return _open_files(path.with_name(names[0]), names)
+    return _open_files(path, [path.name])
 
 
 def _open_index(path: Path) -> Checkpoint:
@@ -100,27 +95,27 @@ def _open_index(path: Path) -> Checkpoint:
     missing = [name for name in names if not os.path.isfile(path.parent / name)]
     if missing:
         raise TpecError(f"{path.name} needs {len(missing)} file(s) that are not beside it: {', '.join(missing[:6])}.")
-    checkpoint = _open_shards(path, names)
+    checkpoint = _open_files(path, names)
     lost = sorted(shards.keys() - checkpoint.tensors.keys())
     if lost:
         raise TpecError(f"{path.name} lists tensor '{lost[0]}' in {shards[lost[0]]}, which does not hold it.")
     return checkpoint
 
 
-def _open_shards(path: Path, names: Sequence[str]) -> Checkpoint:
+def _open_files(path: Path, names: Sequence[str]) -> Checkpoint:
     """The model that the files of these names beside `path` make together."""
     tensors: dict[str, TensorInfo] = {}
     metadata: dict[str, str] = {}
     digest, states = hashlib.sha256(), []
     for index, name in enumerate(names):
-        states.append(_state_before(path.parent / name))
-        infos, extra, raw = read_header(path.parent / name, index)
-        doubled = sorted(tensors.keys() & infos.keys())
+        header = read_header(path.parent / name, index)
+        doubled = sorted(tensors.keys() & header.tensors.keys())
         if doubled:
             raise TpecError(f"Tensor '{doubled[0]}' is in two shards of {path.name}: they do not belong together.")
-        tensors |= infos
-        metadata |= extra
-        digest.update(raw)
+        tensors |= header.tensors
+        metadata |= header.metadata
+        digest.update(header.raw)
+        states.append(header.state)
     if not tensors:
         raise TpecError(f"{path.name} holds no tensors.")
     files = tuple(path.parent / name for name in names)
@@ -204,26 +199,12 @@ class Reader:
     def _check(self, at: int) -> None:
         """Raises TpecError when file `at` is not as it was before its header was read, and OSError."""
         states = self._checkpoint.states
-        if states and _size_and_time(os.fstat(self._files[at].fileno())) != states[at]:
+        if states and size_and_time(self._files[at].fileno()) != states[at]:
             raise TpecError(f"{self._checkpoint.files[at].name} was changed while it was read: wait until nobody "
                             "writes to it, and run again.")
 
     def _errors(self, at: int) -> contextlib.AbstractContextManager[None]:
         return disk_errors(self._checkpoint.files[at], "read")
-
-
-def _size_and_time(found: os.stat_result) -> tuple[int, int]:
-    return found.st_size, found.st_mtime_ns
-
-
-def _state_before(path: Path) -> tuple[int, int]:
-    """What `Checkpoint.states` holds of a file. Raises TpecError for one that is there and cannot be read."""
-    try:
-        return _size_and_time(os.stat(path))
-    except FileNotFoundError:
-        return 0, 0  # the sentence for that comes from who reads the header
-    except OSError as error:
-        raise TpecError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _state(path: Path) -> os.stat_result:

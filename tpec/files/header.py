@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import TpecError
 from .dtypes import LARGEST, byte_count
@@ -45,6 +45,25 @@ class TensorInfo:
         return items
 
 
+class Header(NamedTuple):
+    """What a file says of itself.
+
+    tensors: by name, in the order of the data. metadata: its `__metadata__`. raw: the header's bytes. state: size
+    (bytes) and mtime (ns) of the file just before they were read.
+    """
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    raw: bytes
+    state: tuple[int, int]
+
+
+def size_and_time(handle: int) -> tuple[int, int]:
+    """Size (bytes) and mtime (ns) of an open file. Raises OSError."""
+    found = os.fstat(handle)
+    return found.st_size, found.st_mtime_ns
+
+
 def make_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]],
                 metadata: Mapping[str, str]) -> tuple[bytes, dict[str, TensorInfo]]:
     """The first bytes of a file with these tensors (dtype code, shape), in this order, and where each will lie."""
@@ -66,13 +85,13 @@ def make_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]],
     return struct.pack("<Q", len(text)) + text, infos
 
 
-def read_header(path: Path, file_index: int = 0) -> tuple[dict[str, TensorInfo], dict[str, str], bytes]:
-    """Tensors in file order, metadata, and the raw header bytes. Raises TpecError for anything malformed.
+def read_header(path: Path, file_index: int = 0) -> Header:
+    """The header of a file, which is number `file_index` of its model. Raises TpecError for anything malformed.
 
     What the reference implementation refuses is refused. Beyond that are refused: a key that appears twice, which the
     format forbids (the reference takes the last), and an entry or dtype in a form that the format does not know.
     """
-    raw, data_start, file_size = _raw_header(path)
+    raw, data_start, state = _raw_header(path)
     try:
         header = strict_json(raw)
     except DoubledKey as error:
@@ -86,16 +105,17 @@ def read_header(path: Path, file_index: int = 0) -> tuple[dict[str, TensorInfo],
     metadata = _metadata(path, header.pop("__metadata__", {}))
     infos = [_tensor_info(path, name, entry, data_start, file_index) for name, entry in header.items()]
     infos.sort(key=lambda info: (info.start, info.nbytes))
-    _check_layout(path, infos, data_start, file_size)
-    return {info.name: info for info in infos}, metadata, raw
+    _check_layout(path, infos, data_start, state[0])
+    return Header({info.name: info for info in infos}, metadata, raw, state)
 
 
-def _raw_header(path: Path) -> tuple[bytes, int, int]:
+def _raw_header(path: Path) -> tuple[bytes, int, tuple[int, int]]:
+    """The header's bytes, where the data begins, and the file's size and time."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
             raise TpecError(f"{path} is no file on a disk: save the model as one.")  # to open a pipe may wait for ever
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            state = size, _ = size_and_time(file.fileno())
             head = file.read(8)
             length = int.from_bytes(head, "little")
             # Only then: other formats' first bytes are header lengths as well, 80 02 that of 640 bytes.
@@ -107,7 +127,7 @@ def _raw_header(path: Path) -> tuple[bytes, int, int]:
             if 8 + length > size:
                 raise TpecError(f"{path.name} ends inside its header ({size} bytes on disk, {8 + length} needed): "
                                 "the download is incomplete.")
-            return file.read(length), 8 + length, size
+            return file.read(length), 8 + length, state
     except IsADirectoryError:
         raise TpecError(f"{path} is a folder, not a safetensors file.") from None
     except FileNotFoundError:

@@ -94,16 +94,16 @@ class OutputLock:
         handle, self._handle = self._handle, None
         # Windows removes no open file; elsewhere it must be gone before the next one can lock it.
         # What the system refuses here is no failure of the run: a lock file that stays is taken over by the next one.
-        with contextlib.suppress(OSError):
-            if sys.platform == "win32":
-                os.close(handle)
-                self._path.unlink()
-        with contextlib.suppress(OSError):
-            if sys.platform != "win32" and _is_named(handle, self._path):
-                self._path.unlink()
-        with contextlib.suppress(OSError):
-            if sys.platform != "win32":
-                os.close(handle)
+        steps = (lambda: self._unlink_own(handle), lambda: os.close(handle))
+        if sys.platform == "win32":
+            steps = (lambda: os.close(handle), self._path.unlink)
+        for step in steps:
+            with contextlib.suppress(OSError):
+                step()
+
+    def _unlink_own(self, handle: int) -> None:
+        if _is_named(handle, self._path):
+            self._path.unlink()
 
     def _attempt(self) -> int | None:
         """A handle that holds the lock, None when the lock file went away meanwhile. Raises TpecError when held."""

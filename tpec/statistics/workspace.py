@@ -2,7 +2,7 @@
 
 import torch
 
-from ..errors import is_out_of_memory
+from ..device import host_buffer
 from .directions import Directions
 
 #: Float32 values that are multiplied at a time, as rows of whatever width.
@@ -30,21 +30,10 @@ class Workspace:
         """The float32 values in memory that the next call uses again: fresh memory is slow to get and to copy to."""
         if self._pinned is None or self._pinned.numel() < part.numel():
             self._pinned = None
-            with torch.inference_mode(False):
-                self._pinned = _host_memory(part.numel())
+            self._pinned = host_buffer(part.numel(), torch.float32)
         return self._pinned[: part.numel()].view(part.shape).copy_(part)
 
 
 def rows_at_a_time(width: int) -> int:
     """Rows of `width` values that are made float32 and multiplied at a time."""
     return max(1, _VALUES // width)
-
-
-def _host_memory(count: int) -> torch.Tensor:
-    """Float32 memory, pinned where the system lets so much of it be pinned."""
-    try:
-        return torch.empty(count, pin_memory=True)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    return torch.empty(count)

@@ -47,10 +47,12 @@ _EMBEDDINGS = """
 ## Token embeddings
 
 They stay in bf16 unless `--embeddings` (the node's *embeddings*) makes them FP8, with one scale and plain rounding;
-that needs the format `comfy_quant`. ComfyUI multiplies the rows that it looks up by the scale. Sizes are of the
-tensors, in GB (10^9 bytes), of a bf16 file, its result, and its result with the embeddings in FP8. The real table of
-MiniLM is off by 2.6 % per looked-up vector (2.9 % for 99 of 100), as its Linears are: see
-[measurements](measurements.md#token-embeddings-in-fp8).
+that needs the format `comfy_quant`. ComfyUI multiplies the rows that it looks up by the scale: small encoders of
+all kinds but MiniMax Music's compute in it exactly what their files mean
+(`tests/comfy/test_encoder_embeddings.py`). Gemma 4's `embed_tokens_per_layer` is read only to write text, not to
+encode it. Sizes are of the tensors, in GB (10^9 bytes), of a bf16 file, its result, and its result with the
+embeddings in FP8. The real table of MiniLM is off by 2.6 % per looked-up vector (2.9 % for 99 of 100), as its
+Linears are: see [measurements](measurements.md#token-embeddings-in-fp8).
 
 | text encoder | embeddings, share of the bf16 file | bf16 | FP8 | with embeddings | saves |
 |---|---|---|---|---|---|
@@ -107,7 +109,7 @@ def document() -> str:
         _HEAD,
         "\n## Diffusion models\n\n", _table(sorted(DIFFUSION, key=_title), diffusion),
         "\n## Text encoders\n\nComfyUI applies no FP8 scales in CLIP-L, CLIP-G, CLIP-H, T5 of other sizes (base, "
-        "pile-T5-XL, mT5, ByT5), T5-Gemma and jina-clip; these are refused.\n\n",
+        "pile-T5-XL, mT5, ByT5), T5-Gemma, jina-clip and the Qwen3 0.6B of ACE-Step 1.5; these are refused.\n\n",
         _table(sorted(TEXT, key=_title), text),
         _EMBEDDINGS, *_embeddings(read(DATA / "encoders.txt").values()), _PARTS, *_parts()))
 

@@ -21,8 +21,9 @@ import comfy.sample  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
+from meaning import Tensors, dequantized, relative  # noqa: E402
 from meta_models import fake  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from tiny_models import LARGE, TINY, Tiny  # noqa: E402
 
 structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
@@ -30,8 +31,6 @@ open_checkpoint = importlib.import_module("pack.tpec.files.checkpoint").open_che
 make_plan = importlib.import_module("pack.tpec.model.plan").make_plan
 Settings = importlib.import_module("pack.tpec.settings").Settings
 quantize = importlib.import_module("pack.tpec.run.pipeline").quantize
-
-Tensors = dict[str, torch.Tensor]
 
 
 def weights(tiny: Tiny) -> Tensors:
@@ -51,20 +50,6 @@ def weights(tiny: Tiny) -> Tensors:
         else:
             drawn *= 0.1
         out[variant.rename(name) if variant.rename else name] = drawn
-    return out
-
-
-def dequantized(path: Path) -> Tensors:
-    """What a file means, in float32, without its quantization keys."""
-    raw = load_file(path)
-    out = {}
-    for name, tensor in raw.items():
-        if tensor.dtype == torch.float8_e4m3fn and name.endswith(".weight"):
-            layer = name.removesuffix(".weight")
-            scale = raw[f"{layer}.weight_scale"] if f"{layer}.weight_scale" in raw else raw[f"{layer}.scale_weight"]
-            out[name] = tensor.float() * scale.float()
-        elif not name.endswith(("scaled_fp8", ".weight_scale", ".scale_weight", ".comfy_quant", ".input_scale")):
-            out[name] = tensor.float()
     return out
 
 
@@ -93,10 +78,6 @@ def predicted(path: Path, tiny: Tiny) -> torch.Tensor:
     noise = comfy.sample.prepare_noise(empty, 3)
     comfy.sample.sample(model, noise, 1, 1.0, "euler", "simple", told, told, empty, seed=3)
     return torch.cat(out)
-
-
-def relative(value: torch.Tensor, wanted: torch.Tensor) -> float:
-    return ((value - wanted).norm() / wanted.norm()).item()
 
 
 def run(tiny: Tiny, folder: Path) -> dict[str, object]:

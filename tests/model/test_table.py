@@ -25,7 +25,9 @@ OTHER_CLASSES = {"DepthAnything3", "RT_DETR_v4", "SAM3", "SAM31"}
 REFUSED = {name for name, model in MODELS.items() if model.facts["class"] in OTHER_CLASSES}
 IGNORED = {"CLIP_L", "CLIP_H", "CLIP_G", "T5_XL", "T5_BASE", "T5_GEMMA", "BYT5_SMALL_GLYPH", "JINA_CLIP_2"}
 KNOWN = [name for name in MODELS if name not in REFUSED]
-HONOURED = [name for name, model in ENCODERS.items() if model.facts["te"] not in IGNORED]
+#: Like an encoder whose scales are applied, but for a loader that applies none.
+IGNORED_FILES = {"ace-1.5-qwen3-0.6b, encoder"}
+HONOURED = [name for name, model in ENCODERS.items() if model.facts["te"] not in IGNORED and name not in IGNORED_FILES]
 BOTH = MODELS | ENCODERS
 LEAST_SHARE = 95
 #: Models below it, each with its own share in percent (rounded down); their families' notes say why.
@@ -84,6 +86,17 @@ def test_what_is_no_such_model_is_refused_by_name(name: str) -> None:
     assert "not known here" not in str(caught.value)
 
 
+def test_the_encoders_of_ace_step_are_told_apart_from_those_they_look_like() -> None:
+    """tests/comfy/test_encoder_embeddings.py has what its loader makes of them."""
+    small = shapes(ENCODERS["ace-1.5-qwen3-0.6b, encoder"])
+    for settings in (Settings(), Settings(family="qwen3"), Settings(include=".")):
+        with pytest.raises(TpecError, match="text encoder Qwen3 0.6B of ACE-Step 1.5, and ComfyUI ignores its FP8"):
+            make_plan(checkpoint(small), settings)
+    told = {name for name in HONOURED if any("must be the first file" in note for note in plan_of(name).notes)}
+    assert told == {"ace-1.5-lm-qwen3-2b, encoder", "ace-1.5-lm-qwen3-4b, encoder"}
+    assert "must be the first file" in plan_of("ace-1.5-lm-qwen3-2b, encoder").summary()
+
+
 @pytest.mark.parametrize("name", [*KNOWN, *HONOURED])
 def test_nothing_becomes_fp8_that_comfyui_would_not_scale(name: str) -> None:
     """Not even if the user names everything with include."""
@@ -107,7 +120,7 @@ def test_agreement_with_comfyui_changes_nothing(name: str) -> None:
     structure = Structure(model.facts.get("class", model.facts.get("te")), model.modules("linear"),
                           model.modules("embedding"), model.modules("experts"))
     plan = make_plan(checkpoint(shapes(model)), Settings(), structure)
-    assert not plan.notes
+    assert plan.notes == plan.family.advised(plan.checkpoint.tensors)
     assert plan.of("quantize") == plan_of(name).of("quantize")
 
 

@@ -162,7 +162,8 @@ def make_plan(checkpoint: Source, settings: Settings, structure: Structure | Non
         raise TpecError(f"In {checkpoint.name} no layer is left to quantize: check the include and exclude patterns.")
     if settings.embeddings and not any(layer.embedding for layer in layers):
         notes = (*notes, "no embedding becomes FP8: there is none here whose scale ComfyUI applies")
-    return Plan(checkpoint, settings, parts, layers, (*agreement.notes(), *notes))
+    advice = () if found.prefix else found.family.advised(checkpoint.tensors)
+    return Plan(checkpoint, settings, parts, layers, (*agreement.notes(), *notes, *advice))
 
 
 def part_at(parts: tuple[Detection, ...], name: str) -> Detection | None:

@@ -7,7 +7,7 @@ from ...errors import TpecError
 from ...files.header import TensorInfo
 from ..structure import Structure
 from .completeness import missing, readable
-from .family import Encoder, Family, Key, find, pattern, spelled
+from .family import Encoder, Family, Key, find
 from .refusals import adapters, controlnet, refusal
 from .table import (
     CUSTOM,
@@ -134,23 +134,16 @@ def _holds_another_model(tensors: Tensors) -> bool:
 
 def _fits(family: Family, tensors: Tensors) -> bool:
     return (all(_has(need, tensors) for need in family.needs)
-            and not any(find(text, tensors) for text in family.forbids))
+            and not any(key.among(tensors) if isinstance(key, Key) else find(key, tensors) for key in family.forbids))
 
 
 def _has(need: Key | tuple[Key, ...], tensors: Tensors) -> bool:
-    return any(_proof(key, tensors) for key in (need if isinstance(need, tuple) else (need,)))
-
-
-def _proof(key: Key, tensors: Tensors) -> str:
-    """The name of the tensor that `key` asks for, or ''."""
-    match = pattern(key.name).fullmatch
-    names = spelled(key.name) or [name for name in tensors if match(name)]
-    return next((name for name in names if name in tensors and key.holds(tensors[name])), "")
+    return any(key.among(tensors) for key in (need if isinstance(need, tuple) else (need,)))
 
 
 def _why(family: Family, prefix: str, part: Tensors) -> str:
     first = family.needs[0]
-    proof = next(filter(None, (_proof(key, part) for key in (first if isinstance(first, tuple) else (first,)))))
+    proof = next(filter(None, (key.among(part) for key in (first if isinstance(first, tuple) else (first,)))))
     title = next((title for title, text in family.variants if find(text, part)), family.title)
     where = f" under '{prefix}'" if prefix else ""
     return f"{title}: recognised by {proof}{where}"

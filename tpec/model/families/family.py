@@ -5,7 +5,7 @@ without a dot, `**` anything, `{a,b}` one of several; everything else stands for
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
@@ -77,6 +77,12 @@ class Key:
                 and (not self.rows or bool(shape) and shape[0] in self.rows)
                 and (not self.columns or len(shape) > 1 and shape[1] in self.columns))
 
+    def among(self, tensors: Mapping[str, TensorInfo]) -> str:
+        """The name of the first of `tensors` that it stands for, or ''."""
+        match = pattern(self.name).fullmatch
+        names = spelled(self.name) or (name for name in tensors if match(name))
+        return next((name for name in names if name in tensors and self.holds(tensors[name])), "")
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -139,6 +145,7 @@ class Family:
     outer: tensors outside the blocks without which the model cannot run (needs are checked as well).
     kind: ComfyUI's folder for files that hold nothing else.
     variants: titles of the family's members and the key that tells each; the first one that is there counts.
+    advice: for members told by a key, a sentence on how ComfyUI must load their file for its scales to be applied.
     writes_input_scale: published TPEC files carry `scale_input` for this family.
     """
 
@@ -148,12 +155,13 @@ class Family:
     needs: tuple[Key | tuple[Key, ...], ...]
     linears: tuple[str, ...]
     keep: tuple[Keep, ...] = ()
-    forbids: tuple[str, ...] = ()
+    forbids: tuple[str | Key, ...] = ()
     drop: tuple[Drop, ...] = ()
     blocks: tuple[Blocks, ...] = ()
     outer: tuple[str, ...] = ()
     encoders: tuple[Encoder, ...] = ()
     variants: tuple[tuple[str, str], ...] = ()
+    advice: tuple[tuple[Key, str], ...] = ()
     kind: str = "diffusion_models"
     writes_input_scale: bool = False
     notes: str = ""
@@ -171,6 +179,10 @@ class Family:
     def dropped(self, tensor: str) -> Drop | None:
         """The rule that leaves `tensor` out."""
         return next((rule for rule in self.drop if fits(rule.tensors, tensor)), None)
+
+    def advised(self, tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+        """The sentences of `advice` that a file with these tensors is due."""
+        return tuple(sentence for key, sentence in self.advice if key.among(tensors))
 
     def in_block(self, module: str) -> bool:
         """Whether `module` lies in one of the numbered blocks."""

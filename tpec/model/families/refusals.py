@@ -1,23 +1,23 @@
 """Files that are known and must not be quantized, each with the sentence that says why."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .family import pattern
+from ...files.header import TensorInfo
+from .family import Key
 
 
 @dataclass(frozen=True)
 class Refusal:
     """A layout by tensors that it has; `sentence` completes "FILE cannot be quantized: "."""
 
-    needs: tuple[str, ...]
+    needs: tuple[str | Key, ...]
     sentence: str
 
-    def fits(self, names: Iterable[str]) -> bool:
-        """Whether a file with tensors of these names has the layout."""
-        names = list(names)
-        return all(any(pattern(need).fullmatch(name) for name in names) for need in self.needs)
+    def fits(self, tensors: Mapping[str, TensorInfo]) -> bool:
+        """Whether a file with these tensors has the layout."""
+        return all((need if isinstance(need, Key) else Key(need)).among(tensors) for need in self.needs)
 
 
 #: Tensors of adapters: PEFT, kohya, LyCORIS, XLabs, OFT, and layers that a training program has wrapped.
@@ -41,6 +41,10 @@ _NO_DIFFUSION = "this looks like {}, not a diffusion model or a text encoder: ke
 _ENCODER = ("it is the text encoder {}, and ComfyUI ignores its FP8 scales (the result would be garbage): keep it in "
             "bf16")
 
+#: The embedding model of ACE-Step 1.5. It has the names and widths of Qwen3 0.6B, but fewer words; the one loader whose
+#: encoder has room for so many builds it without scales.
+ACE_WORDS = Key("{,**.}model.embed_tokens.weight", rows=(151669,), columns=(1024,))
+
 REFUSALS = (
     Refusal(("control_model.**",), _CONTROLNET),
     Refusal(("detector.backbone.vision_backbone.trunk.blocks.0.attn.qkv.weight",), _NO_DIFFUSION.format("SAM 3")),
@@ -52,6 +56,7 @@ REFUSALS = (
             _NO_DIFFUSION.format("a CLIP vision encoder")),
     Refusal(("model.encoder.layers.0.mixer.Wqkv.weight",), _ENCODER.format("jina-clip")),
     Refusal(("model.encoder.layers.0.pre_self_attn_layernorm.weight",), _ENCODER.format("T5-Gemma")),
+    Refusal((ACE_WORDS,), _ENCODER.format("Qwen3 0.6B of ACE-Step 1.5")),
     Refusal(("text_embedding_projection.**",),
             "it is the text projection of LTX-2 without its text encoder, a single layer: keep it as it is"),
     Refusal(("text_model.encoder.layers.0.mlp.fc1.weight",), _CLIP),
@@ -92,7 +97,6 @@ def foreign(names: Iterable[str]) -> bool:
     return bool(adapters(names) or controlnet(names))
 
 
-def refusal(names: Iterable[str]) -> str:
+def refusal(tensors: Mapping[str, TensorInfo]) -> str:
     """The sentence for a layout that is known and refused, or ''."""
-    names = list(names)
-    return next((rule.sentence for rule in REFUSALS if rule.fits(names)), "")
+    return next((rule.sentence for rule in REFUSALS if rule.fits(tensors)), "")

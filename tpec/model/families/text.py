@@ -3,9 +3,15 @@
 from dataclasses import replace
 
 from .family import Blocks, Drop, Family, Keep, Key, keys
+from .refusals import ACE_WORDS
 
 _LISTS = "convert_to_quant, Learned-Rounding"
 _HEAD_NOTE = "lm_head stays (as in Comfy-Org's published files and convert_to_quant): encoding does not use it"
+
+#: Only the language models of ACE-Step 1.5 know so many words: text and sound.
+_ACE_LANGUAGE_WORDS = Key("model.embed_tokens.weight", rows=(217204,))
+_ACE_ORDER = ("ACE-Step 1.5's language model must be the first file (clip_name1) of ComfyUI's DualCLIPLoader, which "
+              "looks for scales in that one only, with its Qwen3 0.6B in bf16 as the second")
 
 _T5_KEYS = (
     *keys("encoder.block.0.layer.0.SelfAttention.q.weight"),
@@ -58,13 +64,14 @@ QWEN3 = replace(
     LLAMA, name="qwen3", title="Qwen3 text encoder",
     classes=("QWEN3_06B", "QWEN3_2B", "QWEN3_4B", "QWEN3_8B"),
     needs=(Key(_NORM, rows=(1024, 2048, 2560, 4096)), *keys(_Q_NORM)),
-    forbids=("model.layers.0.post_feedforward_layernorm.weight",),
+    forbids=("model.layers.0.post_feedforward_layernorm.weight", ACE_WORDS),
     linears=(f"model.layers.#.{_LAYER}", f"model.audio_decoder.layers.#.{_LAYER}"),
     keep=(_TOKENS, _HEAD,
           Keep("model.audio_decoder.{projection,audio_heads.#}", "projection of the sound, sensitive",
                "no list published"),
           Keep("model.{audio_decoder.pos_embedding,audio_extra_embedding}", "embedding", linear=False)),
-    blocks=(*_LAYERS, Blocks("model.audio_decoder.layers.#")), notes=_HEAD_NOTE)
+    blocks=(*_LAYERS, Blocks("model.audio_decoder.layers.#")),
+    advice=((_ACE_LANGUAGE_WORDS, _ACE_ORDER),), notes=f"{_HEAD_NOTE}; {_ACE_ORDER}")
 
 _TOWER = f"{_VISUAL}.blocks.#.{{attn.{{qkv,proj}},mlp.{{linear_fc1,linear_fc2,gate_proj,up_proj,down_proj}}}}"
 _MERGER = f"{_VISUAL}.{{merger,deepstack_merger_list.#}}.{{mlp.{{0,2}},linear_fc1,linear_fc2}}"

@@ -17,6 +17,7 @@ TYPES = [kind.name for kind in comfy.sd.CLIPType]
 LTX2_PROJECTION = inventory.Model("ltx-2-text-projection", {"te": "none"}, {
     "text_embedding_projection.aggregate_embed.weight": ((3840, 188160), "linear")})
 State = dict[str, torch.Tensor]
+_PRUNED = {"model.embed_tokens_prefill.weight", "model.lm_head_pruned.weight"}
 
 
 class Caught:
@@ -35,8 +36,12 @@ class Caught:
 
     def build(self, **options: Any) -> torch.nn.Module:
         """The encoder on the meta device."""
-        return self.target.clip(**self.target.params, dtype=torch.bfloat16, device=META,
+        root = self.target.clip(**self.target.params, dtype=torch.bfloat16, device=META,
                                 model_options=self.options | options)
+        if hasattr(root, "model"):      # MiniMax Music 3: decides at load which of its embeddings it has
+            state = self.states[-1] if self.states else {}
+            root.load_state_dict({name: state[name] for name in _PRUNED & set(state)}, strict=False)
+        return root
 
 
 def caught(states: list[State], clip_type: str) -> Caught:
@@ -60,8 +65,7 @@ def quantized(state: State) -> State:
 
 def parts(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """The modules that single files are loaded into, by their path."""
-    if hasattr(root, "model"):      # MiniMax Music 3: decides at load which of its embeddings it has
-        root.load_state_dict({}, strict=False)
+    if hasattr(root, "model"):      # MiniMax Music 3
         return {"": root}
     return {path: module.transformer for path, module in root.named_modules() if hasattr(module, "transformer")}
 

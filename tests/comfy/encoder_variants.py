@@ -44,6 +44,8 @@ def qwen3vl(hidden: int) -> Shapes:
                                                                                                                 4096)}
 
 
+#: Words of text and of sound in MiniMax Music 3.
+MUSIC_TEXT, MUSIC_SOUNDS = 151675, 16384
 CLIP = "text_model.encoder.layers.{}.mlp.fc1.weight"
 T5_GATED = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight"
 T5_BASE = {"encoder.block.0.layer.0.SelfAttention.k.weight": (768, 768)}
@@ -92,6 +94,11 @@ ENCODERS = [
     Encoder("qwen3.5-9b", "QWEN35_9B", qwen35(4096), prefixes=MULTIMODAL),
     Encoder("qwen3.5-27b", "QWEN35_27B", qwen35(5120), prefixes=MULTIMODAL),
     Encoder("minimax-music-3", "QWEN3_8B", {"model.audio_decoder.projection.weight": (1,)}, "MINIMAX"),
+    Encoder("minimax-music-3-pruned", "QWEN3_8B", {
+        "model.audio_decoder.projection.weight": (1,), "model.embed_tokens_prefill.weight": (MUSIC_TEXT, 4096),
+        "model.lm_head_pruned.weight": (MUSIC_SOUNDS + 1, 4096), **{
+            f"model.{part}layers.0.{name}.weight": (1,) for part in ("", "audio_decoder.")
+            for name in ("self_attn.qkv_proj", "mlp.gate_up_proj")}}, "MINIMAX"),
     Encoder("gemma-2-2b", "GEMMA_2_2B", gemma(2304, None), "LUMINA2"),
     Encoder("gemma-3-4b", "GEMMA_3_4B", gemma(2560, 33), "LUMINA2"),
     Encoder("gemma-3-4b-vision", "GEMMA_3_4B_VISION", gemma(2560, 33, "vision_model.embeddings.patch_embedding.weight"),

@@ -24,6 +24,7 @@ ONLY_WRITING = {("gemma-4-e2b", "model.embed_tokens_per_layer"), ("gemma-4-e4b",
 #: Encoders without a small one here.
 NONE = {
     "minimax-music-3": "its 9 billion parameters are constants of ComfyUI",
+    "minimax-music-3-pruned": "its 8 billion parameters are constants of ComfyUI",
     "llava-llama-3-8b": "the same class as llama-3.1-8b, in another loader",
     "ace-1.5-lm-qwen3-2b": "test_of_two_language_models_only_the_first_has_its_scales_applied",
     "ace-1.5-lm-qwen3-4b": "the same class as ace-1.5-lm-qwen3-2b, larger",

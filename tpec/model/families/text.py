@@ -65,12 +65,16 @@ QWEN3 = replace(
     classes=("QWEN3_06B", "QWEN3_2B", "QWEN3_4B", "QWEN3_8B"),
     needs=(Key(_NORM, rows=(1024, 2048, 2560, 4096)), *keys(_Q_NORM)),
     forbids=("model.layers.0.post_feedforward_layernorm.weight", ACE_WORDS),
-    linears=(f"model.layers.#.{_LAYER}", f"model.audio_decoder.layers.#.{_LAYER}"),
+    linears=(f"model.layers.#.{_LAYER}", f"model.audio_decoder.layers.#.{_LAYER}",
+             "model.{,audio_decoder.}layers.#.{self_attn.qkv_proj,mlp.gate_up_proj}"),
     keep=(_TOKENS, _HEAD,
+          Keep("model.embed_tokens_{prefill,audio}", "token embedding", linear=False, table=True),
+          Keep("model.lm_head_pruned", "output head", "no list published"),
           Keep("model.audio_decoder.{projection,audio_heads.#}", "projection of the sound, sensitive",
                "no list published"),
           Keep("model.{audio_decoder.pos_embedding,audio_extra_embedding}", "embedding", linear=False)),
     blocks=(*_LAYERS, Blocks("model.audio_decoder.layers.#")),
+    outer=("model.{embed_tokens,embed_tokens_prefill}.weight",),
     advice=((_ACE_LANGUAGE_WORDS, _ACE_ORDER),), notes=f"{_HEAD_NOTE}; {_ACE_ORDER}")
 
 _TOWER = f"{_VISUAL}.blocks.#.{{attn.{{qkv,proj}},mlp.{{linear_fc1,linear_fc2,gate_proj,up_proj,down_proj}}}}"

@@ -26,7 +26,7 @@ _SWEEPS_COUPLED = 2
 _SWEEPS_DATA_FREE = 0
 #: With a bias to absorb the mean error, rounding may ignore most of the mean's part of the second moment.
 _CENTRING = 0.95
-_DAMPING = Damping(2.0, 0.003, 0.03)
+_DAMPING = Damping(4.0, 0.02, 0.05)
 #: Fewer distinct tokens per column than this and the mean is not trusted either.
 _FEW = 8.0
 

@@ -100,7 +100,7 @@ def peer_files(source: Path, folder: Path, args: argparse.Namespace) -> list[tup
 def minilm_rows(folder: Path, args: argparse.Namespace) -> list[Row]:
     model = MiniLM(args.calibration_tokens, args.held_out_tokens)
     statistics = model.statistics(model.held_out)
-    references = {name: Reference(module.weight.detach(), module.bias.detach(), statistics[name].second_moment(),
+    references = {name: Reference(module.weight.detach(), module.bias.detach(), statistics[name].gram,
                                   statistics[name].mean) for name, module in model.linears().items()}
     source = folder / "minilm.safetensors"
     model.write_linears(source)

@@ -22,15 +22,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nodes.drawing.plot import THEMES, Canvas
-
 from .common import ROOT, environment, markdown_table
+from .pack import of_pack
 from .pictures import CONDITIONINGS, MODELS, Model, draw, make
 from .pictures import p as prompts
 
 sys.path.insert(0, str(ROOT / "tests" / "comfy"))
 from comfy_server import ComfyServer, find_comfy, find_python, link  # noqa: E402
 
+_plot = of_pack("nodes.drawing.plot")
 #: By file: how it is called in the picture, and the inputs of TPEC Quantize FP8 (None: the bf16 model itself).
 FILES: dict[str, tuple[str, dict[str, object] | None]] = {
     "bf16": ("bf16", None),
@@ -101,7 +101,7 @@ def lay_out(found: dict[str, torch.Tensor], shown: int, theme: str, model: str) 
     """For each shown prompt the three pictures in a row, under the FP8 ones their amplified difference and its PSNR."""
     group = len(FILES) * _SIDE + (len(FILES) - 1) * _GAP
     width = 2 * _MARGIN + shown * group + (shown - 1) * _BETWEEN
-    canvas = Canvas(width, _HEAD + 2 * _SIDE + _GAP + 64, THEMES[theme])
+    canvas = _plot.Canvas(width, _HEAD + 2 * _SIDE + _GAP + 64, _plot.THEMES[theme])
     _headline(canvas, found, model)
     pasted = []
     for place, number in enumerate(spread(found, shown)):
@@ -123,7 +123,7 @@ def lay_out(found: dict[str, torch.Tensor], shown: int, theme: str, model: str) 
     return picture
 
 
-def _headline(canvas: Canvas, found: dict[str, torch.Tensor], model: str) -> None:
+def _headline(canvas: "_plot.Canvas", found: dict[str, torch.Tensor], model: str) -> None:
     means = {key: mean(decibels(found, key)) for key in FILES if key != "bf16"}
     said = f"Likeness to bf16: plain FP8 {means['plain']:.1f} dB, "
     canvas.text(_MARGIN, 38, said, size=_LARGE)

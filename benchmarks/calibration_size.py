@@ -226,6 +226,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    args.cache.mkdir(parents=True, exist_ok=True)
     print(environment(), flush=True)
     print(markdown_table(("Flux-dev, GB", "inputs alone", "with sensitivity"), flux_dev()), flush=True)
     script, lines = args.shared / "fidelity" / "velocity_error.py", []

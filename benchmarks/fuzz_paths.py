@@ -5,8 +5,6 @@ folder with links in it. Exit code 1 when a name leads out of its folder, to a d
 """
 
 import argparse
-import importlib
-import importlib.util
 import ntpath
 import os
 import posixpath
@@ -19,7 +17,8 @@ from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[1]
+from .pack import of_pack
+
 _PIECES = ["..", ".", "...", "/", "\\", "//", "\\\\", "a", "model", "C:", "c:", "Z:\\", ":", "::$DATA", "a:b", "CON",
            "nul", "PRN",
            "COM1", "com1.txt", "LPT9", "COM\u00b9", "CONIN$", "CLOCK$", "NUL .txt", "con.", "aux ", " ", ".", "\t",
@@ -35,12 +34,8 @@ _DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(f"{port}{n}" for 
 
 
 def containment() -> ModuleType:
-    """nodes/saving/containment.py, which needs the pack as its parent package but no ComfyUI."""
-    if "tpec_pack" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tpec_pack", ROOT / "__init__.py",
-                                                      submodule_search_locations=[str(ROOT)])
-        sys.modules["tpec_pack"] = importlib.util.module_from_spec(spec)
-    return importlib.import_module("tpec_pack.nodes.saving.containment")
+    """nodes/saving/containment.py."""
+    return of_pack("nodes.saving.containment")
 
 
 def random_name(source: random.Random) -> str:

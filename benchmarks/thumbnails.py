@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from nodes.drawing.plot import THEMES, Canvas
-
 from .before_after import AMPLIFIED, as_image, decibels, mean, spread
 from .common import ROOT
+from .pack import of_pack
 
+_plot = of_pack("nodes.drawing.plot")
 SIDE, LEFT, RIGHT = 560, 44, 516
 #: Velocity error of tinyflux against plain rounding's (README, "When to calibrate"): nothing connected, prompts,
 #: prompts with sensitivity.
@@ -33,7 +33,7 @@ class Card:
     """A canvas with the job's name on it; pictures are pasted last, pixel by pixel."""
 
     def __init__(self, title: str, below: str) -> None:
-        self.canvas = Canvas(SIDE, SIDE, THEMES["dark"])
+        self.canvas = _plot.Canvas(SIDE, SIDE, _plot.THEMES["dark"])
         self.theme = self.canvas.theme
         self._pasted: list[tuple[Image.Image, tuple[int, int]]] = []
         self.canvas.text(LEFT, 116, title, size=50)

@@ -105,11 +105,11 @@ def calibrate(plan: CollectionPlan, layers: Layers, patcher, source: str, runs: 
 
     # Windows cannot remove a file that something still has open; ComfyUI empties its temp folder when it starts.
     with TemporaryDirectory(prefix="passes-", dir=folder, ignore_cleanup_errors=True) as parts:
-        found = _all_passes(plan, one_pass, Path(parts), progress)
+        found = _all_passes(plan, one_pass, Path(parts), progress, patcher.load_device)
         if known is not None:
             found = merge(known, found)
         found = replace(found, weights=_weights_of(patcher, layers, found.layers))
-        _save(found, path, progress)
+        _save(found, path, progress, patcher.load_device)
         summary = describe(found, set(layers))
         # Its files are closed with it.
         del found
@@ -123,23 +123,25 @@ def _weights_of(patcher, layers: Layers, seen: Iterable[str]) -> dict[str, tuple
 
 
 def _all_passes(plan: CollectionPlan, one_pass: Callable[[tuple[str, ...]], Calibration], folder: Path,
-                progress: NodeProgress) -> Calibration:
+                progress: NodeProgress, device: torch.device) -> Calibration:
     """Where there are several, each pass's statistics go to a file of their own, and its sums from memory."""
     if len(plan.passes) == 1:
         return one_pass(plan.passes[0])
     paths = [folder / f"{at}.safetensors" for at in range(len(plan.passes))]
     for names, path in zip(plan.passes, paths, strict=True):
-        _save(one_pass(names), path, progress)
+        _save(one_pass(names), path, progress, device)
     return join_passes([open_calibration(path) for path in paths])
 
 
-def _save(calibration: Calibration, path: Path, progress: NodeProgress) -> None:
+def _save(calibration: Calibration, path: Path, progress: NodeProgress, device: torch.device) -> None:
+    """The device is that of the model; only CUDA has all of what it takes."""
+    device = device if device.type == "cuda" else torch.device("cpu")
     def on_part(done: int, count: int) -> None:
         memory.throw_exception_if_processing_interrupted()
         progress.text(f"writing statistics, {done + 1} of {count}")
 
     begun = time.monotonic()
-    save_calibration(calibration, path, overwrite=True, on_part=on_part)
+    save_calibration(calibration, path, overwrite=True, on_part=on_part, device=device)
     log.info("TPEC: statistics written in %.0f s", time.monotonic() - begun)
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from tpec.settings import Settings
 from tpec.statistics.backward import GradientCollector
 from tpec.statistics.calibration import Calibration
 from tpec.statistics.gradients import HeldGradients
+from tpec.statistics.storage import open_calibration, save_calibration
 from tpec.statistics.sums import WIDTH_LIMIT
 from tpec.statistics.watching import Collector
 
@@ -184,6 +186,45 @@ def test_what_went_up_and_came_down_is_what_it_was() -> None:
             arrived.synchronize()
             assert (tensors[0].view(torch.float32) == 2 * number + 1).all()
             downloads.give(used)
+
+
+def test_no_number_is_fetched_before_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that others use as well is late with the last thing that a layer asks of it, its scale."""
+    source = tmp_path / "model.safetensors"
+    write_safetensors(source, demo_tensors(), {})
+    plan, stack = make_plan(open_checkpoint(source), Settings(method="nearest")), torch.stack
+    quantize(plan, tmp_path / "alone", devices=[CUDA])
+
+    def late(*arguments: Any, **options: Any) -> torch.Tensor:
+        torch.cuda._sleep(20_000_000)
+        return stack(*arguments, **options)
+
+    monkeypatch.setattr(torch, "stack", late)
+    quantize(plan, tmp_path / "late", devices=[CUDA])
+    assert (tmp_path / "late").read_bytes() == (tmp_path / "alone").read_bytes()
+
+
+def test_runs_leave_no_memory_taken(tmp_path: Path) -> None:
+    """Each has threads and streams of its own, and cuBLAS keeps scratch memory for every pair of them."""
+    source = tmp_path / "model.safetensors"
+    write_safetensors(source, demo_tensors(), {})
+    plan, taken = make_plan(open_checkpoint(source), Settings()), []
+    for number in range(4):
+        quantize(plan, tmp_path / f"{number}.safetensors", devices=[CUDA])
+        taken.append(torch.cuda.memory_allocated(CUDA))
+    assert len(set(taken[1:])) == 1
+
+
+@pytest.mark.parametrize("width", [96, WIDTH_LIMIT + 8])
+def test_calibration_is_written_on_the_device_as_on_the_cpu(tmp_path: Path, width: int) -> None:
+    layer = torch.nn.Linear(width, 8, device=CUDA)
+    with Collector({"layer": layer}, CUDA) as collector:
+        layer(random(1500, width) * torch.logspace(-1, 0, width, device=CUDA) + 0.2)
+    calibration = collector.finish({"layer": (8, width)})
+    found = [open_calibration(save_calibration(calibration, tmp_path / f"{device}.safetensors", device=device))
+             for device in (CUDA, torch.device("cpu"))]
+    one, other = (each.groups["layer"].second_moment() for each in found)
+    assert (one - other).norm() < 1e-3 * other.norm()
 
 
 def test_memory_shortage_uses_smaller_chunks_then_the_cpu(tmp_path: Path) -> None:

@@ -52,12 +52,13 @@ class Compute:
         self._take_over(item)
         rounded, bias = self._with_less_memory(item)
         quantized = rounded.quantized
+        numbers = torch.stack([quantized.scale, *quantized.facts])
         ready = None
         if self._stream is not None:
+            # Last of all: what is computed after it may be fetched before it is there.
             ready = torch.cuda.Event()
             ready.record(self._stream)
-        return Result(quantized.codes, torch.stack([quantized.scale, *quantized.facts]), bias,
-                      tuple(scalar_names(layer.linear, self._plan)),
+        return Result(quantized.codes, numbers, bias, tuple(scalar_names(layer.linear, self._plan)),
                       partial(_report, layer, rounded.metric, rounded.bias is not None, begun), ready)
 
     def _take_over(self, item: Read) -> None:

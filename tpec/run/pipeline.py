@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..device import fast_products, load_libraries
+from ..device import fast_products, free_workspaces, load_libraries
 from ..errors import TpecError, is_out_of_memory
 from ..files import partial as spool
 from ..files.layout import Layout
@@ -250,8 +250,11 @@ def _run_lanes(lanes: Sequence[Lane], halt: Halt, world: World) -> None:
     """Raises what fails first, in a lane here or in another process."""
     devices = [lane.device for lane in lanes]
     load_libraries(devices)
-    with fast_products(devices), world.watching(halt):
-        halt.run(*(lane.run for lane in lanes))
+    try:
+        with fast_products(devices), world.watching(halt):
+            halt.run(*(lane.run for lane in lanes))
+    finally:
+        free_workspaces(devices)
     halt.raise_first()
 
 

@@ -142,7 +142,7 @@ class OutputAccumulator:
         return GradientsOnDemand(self._rows, self._tokens, self._runs, self._moment)
 
     def _moment(self, device: torch.device) -> torch.Tensor:
-        return self._sum.matrix(max(self._tokens, 1)).to(device)
+        return self._sum.matrix(max(self._tokens, 1), device)
 
 
 def merge_outputs(first: Mapping[str, GradientStats], second: Mapping[str, GradientStats]) -> dict[str, GradientStats]:

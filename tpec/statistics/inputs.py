@@ -93,6 +93,10 @@ class InputStats(Protocol):
         """The float32 tensors by name, in the order of PARTS; on the CPU."""
         ...
 
+    def moment_on(self, device: torch.device) -> Moment:
+        """The large parts on `device`, not to be changed."""
+        ...
+
     def second_moment(self, device: torch.device | None = None) -> torch.Tensor:
         """E[x x^T] [n, n] float32 on `device`, the CPU by default; a tensor of the caller's own."""
         ...
@@ -128,6 +132,9 @@ class HeldInputs:
 
     def parts(self) -> dict[str, torch.Tensor]:
         return {"mean": self.mean, **self.moment._asdict()}
+
+    def moment_on(self, device: torch.device) -> Moment:
+        return type(self.moment)(*(part.to(device) for part in self.moment))
 
     def second_moment(self, device: torch.device | None = None) -> torch.Tensor:
         matrix = self.moment.matrix(device or _CPU)
@@ -165,6 +172,9 @@ class InputsOnDemand:
 
     def parts(self) -> dict[str, torch.Tensor]:
         return self.in_memory().parts()
+
+    def moment_on(self, device: torch.device) -> Moment:
+        return self.make(device)
 
     def second_moment(self, device: torch.device | None = None) -> torch.Tensor:
         device = device or _CPU

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..errors import TpecError
+from ..errors import TpecError, is_out_of_memory
 from ..files.checkpoint import open_checkpoint
 from ..files.plain import write_stream
 from ..files.replace import NameTaken, disk_errors, refuse_dead_link, replacing
@@ -19,6 +19,7 @@ from .packing.forms import Shapes, input_shapes, output_shapes, pack_inputs, pac
 from .stored import StoredFile, stored_gradients, stored_inputs
 
 _KIND = "tpec_calibration"
+_CPU = torch.device("cpu")
 
 #: Told before each part of a file is made: how many are written, and of how many.
 OnPart = Callable[[int, int], None]
@@ -29,14 +30,15 @@ class _Group:
     """Tensors of the file that are made together: dtypes and shapes by name, and what makes them in that order."""
 
     shapes: Shapes
-    make: Callable[[], Iterable[torch.Tensor]]
+    make: Callable[[torch.device], Iterable[torch.Tensor]]
 
 
 def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool = False,
-                     on_part: OnPart = lambda done, count: None) -> Path:
+                     on_part: OnPart = lambda done, count: None, device: torch.device = _CPU) -> Path:
     """Write atomically, matrices as factors in few bits. Raises TpecError when `path` is taken.
 
-    What is computed on access is computed part by part. An exception from `on_part` leaves nothing behind.
+    What is computed on access is computed part by part, on `device` where it has room. An exception from `on_part`
+    leaves nothing behind.
     """
     path = Path(path)
     with disk_errors(path):
@@ -54,7 +56,7 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
     if calibration.weights:
         metadata["weights"] = json.dumps(dict(calibration.weights))
     with replacing(path, overwrite) as part:
-        _write(part, list(_groups(calibration)), metadata, on_part)
+        _write(part, list(_groups(calibration)), metadata, on_part, device)
     return path
 
 
@@ -95,16 +97,27 @@ def _groups(calibration: Calibration) -> Iterator[_Group]:
         yield _Group({f"{name}.{part}": shape for part, shape in shapes.items()}, partial(pack_outputs, stats))
 
 
-def _write(path: Path, groups: list[_Group], metadata: dict[str, str], on_part: OnPart) -> None:
+def _write(path: Path, groups: list[_Group], metadata: dict[str, str], on_part: OnPart,
+           device: torch.device) -> None:
     """Made group by group: all of them at once is much memory."""
     shapes = {name: shape for group in groups for name, shape in group.shapes.items()}
-    write_stream(path, shapes, _made(groups, on_part), metadata)
+    write_stream(path, shapes, _made(groups, on_part, device), metadata)
 
 
-def _made(groups: list[_Group], on_part: OnPart) -> Iterator[torch.Tensor]:
+def _made(groups: list[_Group], on_part: OnPart, device: torch.device) -> Iterator[torch.Tensor]:
     for at, group in enumerate(groups):
         on_part(at, len(groups))
-        yield from group.make()
+        yield from _on(device, group)
+
+
+def _on(device: torch.device, group: _Group) -> list[torch.Tensor]:
+    """A group's tensors, in memory; computed there, too, where the device has no room for them."""
+    try:
+        return [tensor.cpu() for tensor in group.make(device)]
+    except RuntimeError as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    return list(group.make(_CPU))
 
 
 def _rank(meta: Mapping[str, str], fact: Mapping[str, Any]) -> int | None:

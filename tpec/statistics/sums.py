@@ -80,7 +80,7 @@ class GramAccumulator:
         return InputsOnDemand(seen.mean(), seen.absmax.item(), seen.tokens, gram_form(self._sum.size), self._moment)
 
     def _moment(self, device: torch.device) -> Gram:
-        return Gram(self._sum.matrix(self._moments.count)[0].to(device))
+        return Gram(self._sum.matrix(self._moments.count, device)[0])
 
 
 class SketchAccumulator:

@@ -18,6 +18,7 @@ from .factors import Triangle, pack_triangle, triangle, unpack_triangle, without
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 #: The tensors of a group by part.
 Parts = Mapping[str, torch.Tensor]
+_CPU = torch.device("cpu")
 
 
 def rank_of(stats: InputStats) -> int:
@@ -43,25 +44,25 @@ def _coded(prefix: str, count: int, bits: int) -> Shapes:
     return {f"{prefix}codes": (DTYPES[bits], shape), f"{prefix}scales": ("BF16", shape[:1])}
 
 
-def pack_inputs(stats: InputStats) -> Iterator[torch.Tensor]:
-    """The tensors of `input_shapes`, in that order; those of another file as they are."""
+def pack_inputs(stats: InputStats, device: torch.device = _CPU) -> Iterator[torch.Tensor]:
+    """The tensors of `input_shapes`, in that order, computed on `device`; those of another file as they are."""
     if isinstance(stats, InputsOnDemand) and stats.packed is not None:
         yield from stats.packed()
         return
-    held = stats.in_memory()
-    yield held.mean
-    if isinstance(held.moment, Gram):
-        covariance = held.moment.gram.clone().addr_(held.mean, held.mean, alpha=-1)
+    yield stats.mean
+    moment, mean = stats.moment_on(device), stats.mean.to(device)
+    if isinstance(moment, Gram):
+        covariance = moment.gram.clone().addr_(mean, mean, alpha=-1)
         pivots, below = pack_triangle(covariance, FINE)
         yield from (pivots, *below)
         return
-    rank = rank_of(held)
+    rank = rank_of(stats)
     # Where the mean was not one of the columns, the least of them makes room for it.
-    factor = without(held.moment.factor(), held.mean)[:, :rank]
+    factor = without(moment.factor(), mean)[:, :rank]
     factor = torch.nn.functional.pad(factor, (0, rank - factor.shape[1]))
     codes = encode(factor, COARSE)
     kept = decode(codes, factor.numel()).view(factor.shape)
-    yield (held.moment.diagonal() - held.mean.square() - kept.square().sum(1)).clamp(min=0)
+    yield (moment.diagonal() - mean.square() - kept.square().sum(1)).clamp(min=0)
     yield from codes
 
 
@@ -74,12 +75,12 @@ def unpack_inputs(parts: Parts, rank: int) -> Moment:
     return Gram(unpack_triangle(Triangle(parts["pivots"], codes)).addr_(mean, mean))
 
 
-def pack_outputs(stats: GradientStats) -> Iterator[torch.Tensor]:
-    """The tensors of `output_shapes`, in that order; those of another file as they are."""
+def pack_outputs(stats: GradientStats, device: torch.device = _CPU) -> Iterator[torch.Tensor]:
+    """The tensors of `output_shapes`, in that order, computed on `device`; those of another file as they are."""
     if isinstance(stats, GradientsOnDemand) and stats.packed is not None:
         yield from stats.packed()
         return
-    pivots, below = pack_triangle(stats.second_moment(), COARSE)
+    pivots, below = pack_triangle(stats.second_moment(device), COARSE)
     yield from (pivots, *below)
 
 

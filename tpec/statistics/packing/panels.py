@@ -6,6 +6,7 @@ from ..workspace import Workspace
 
 #: Rows of the matrix that are kept together; all columns from the first of them on.
 _ROWS = 256
+_CPU = torch.device("cpu")
 
 
 def panels_bytes(size: int) -> int:
@@ -41,11 +42,11 @@ class Panels:
         return all(bool(panel.isfinite().all()) for panel in self._panels) and any(
             bool(panel.any()) for panel in self._panels)
 
-    def matrix(self, divisor: float) -> torch.Tensor:
-        """The sums over `divisor` [count, size, size], exactly symmetric, on the CPU and the caller's own."""
+    def matrix(self, divisor: float, device: torch.device = _CPU) -> torch.Tensor:
+        """The sums over `divisor` [count, size, size], exactly symmetric, on `device` and the caller's own."""
         with torch.inference_mode(False):
-            whole = torch.zeros(len(self._panels[0]), self.size, self.size)
+            whole = torch.zeros(len(self._panels[0]), self.size, self.size, device=device)
             for (begin, count), panel in zip(_spans(self.size), self._panels, strict=True):
-                whole[:, begin:begin + count, begin:] = (panel / divisor).cpu()
+                whole[:, begin:begin + count, begin:] = (panel / divisor).to(device)
             # Within a panel's square both triangles are there; the upper one counts.
             return whole.triu_() + whole.triu(1).mT

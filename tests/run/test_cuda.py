@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from samples import REPOSITORY
+from torch.nn import Linear, Sequential
 
 from tpec.check.verify import verify
 from tpec.command.demo import demo_tensors
@@ -246,8 +247,8 @@ def test_buffers_that_cannot_be_pinned_are_plain(monkeypatch: pytest.MonkeyPatch
 
 def collected(sums: torch.device) -> Calibration:
     """Statistics of a moderate and a wide layer on the GPU, also of their gradients."""
-    layers = torch.nn.Sequential(torch.nn.Linear(64, WIDTH_LIMIT + 64, False, CUDA),
-                                 torch.nn.Linear(WIDTH_LIMIT + 64, 32, False, CUDA)).requires_grad_(False)
+    layers = Sequential(Linear(64, WIDTH_LIMIT + 64, False, CUDA),
+                        Linear(WIDTH_LIMIT + 64, 32, False, CUDA)).requires_grad_(False)
     for index, layer in enumerate(layers):
         layer.weight.copy_(random(*layer.weight.shape, seed=index) * 0.1)
     watched = {str(index): layer for index, layer in enumerate(layers)}

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.nn import Linear
 
 import tpec.statistics.backward as backward
 import tpec.statistics.sums as sums
@@ -50,7 +51,7 @@ class SmallModel:
         if name == "tinyflux":
             model = _module(shared / "fidelity" / "flux_layout.py").MiniFlux().eval()
             model.load_state_dict(state)
-            linears = {key: one for key, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
+            linears = {key: one for key, one in model.named_modules() if isinstance(one, Linear)}
             return cls(path, 384, model, linears, conditioning)
         model = _module(shared / "fidelity" / "sd3_layout.py").MiniSD3(state)
         linears = {key.removesuffix(".weight"): _linear(weight, state[f"{key.removesuffix('.weight')}.bias"])
@@ -67,8 +68,8 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
-def _linear(weight: torch.Tensor, bias: torch.Tensor) -> torch.nn.Linear:
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0])
+def _linear(weight: torch.Tensor, bias: torch.Tensor) -> Linear:
+    layer = Linear(weight.shape[1], weight.shape[0])
     layer.load_state_dict({"weight": weight, "bias": bias})
     return layer
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.nn import Linear as PlainLinear
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,7 +72,7 @@ def test_only_modules_of_the_operations_for_quantized_files_count() -> None:
     operations = mixed_precision_ops()
     operations.Linear.__qualname__ = operations.Linear.__qualname__.split("<locals>.", 1)[1]
     operations.LayerNorm.__qualname__ = operations.LayerNorm.__qualname__.split("<locals>.", 1)[1]
-    model = torch.nn.ModuleDict({"a": operations.Linear(), "b": torch.nn.Linear(2, 2), "c": operations.LayerNorm(),
+    model = torch.nn.ModuleDict({"a": operations.Linear(), "b": PlainLinear(2, 2), "c": operations.LayerNorm(),
                                  "d": type("Derived", (operations.Linear,), {})()})
     assert modules.scaled_modules(model) == {"a": "linears", "d": "linears"}
 

@@ -38,6 +38,10 @@ MAY_IMPORT = {
     "__init__": {"version", "errors", "settings", "files", "model", "statistics", "run", "check"},
     "__main__": {"command", "files"},
 }
+#: What a node that runs inside ComfyUI leaves to it: devices, autocast, layers of its own.
+NOT_OF_COMFYUI = re.compile(
+    r"\.cuda\s*\(|\.to\s*\(\s*(torch\.device\s*\(\s*)?[\"']cuda|torch\.(cuda\.)?amp\.autocast|torch\.autocast\s*\("
+    r"|(?<![\w.])(torch\.)?nn\.(Linear|Conv[123]d|ConvTranspose[12]d|LayerNorm|GroupNorm|Embedding)\s*\(")
 #: A folder that holds more is one that nobody sees at a glance.
 MOST_FILES = 12
 MOST_LINES = 320
@@ -168,6 +172,13 @@ def test_no_code_and_no_pickle_is_taken_from_anywhere(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=ids)
 def test_sources_are_ascii(path: Path) -> None:
     path.read_bytes().decode("ascii")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=ids)
+def test_sources_have_nothing_that_comfy_test_refuses(path: Path) -> None:
+    """Its level "syntax" reads every source, tests and benchmarks too, line by line; comments are left out."""
+    lines = path.read_text("utf-8").splitlines()
+    assert not [line for line in lines if NOT_OF_COMFYUI.search(line) and not line.lstrip().startswith("#")]
 
 
 @pytest.mark.parametrize("path", PACK, ids=ids)

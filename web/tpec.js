@@ -87,9 +87,12 @@ function textWidget(node) {
     getMinHeight: () => heightFor(node, shown),
     serialize: false,
     hideOnZoom: true,
+    hideInPanel: true, // it is no input
   });
   // The option keeps the text out of the prompt, the property out of the widgets' values, which go by position.
   widget.serialize = false;
+  // Panels that draw it all the same leave their width behind; without one it is as wide as its node.
+  Object.defineProperty(widget, "width", { configurable: true, get: () => undefined, set() {} });
   return widget;
 }
 

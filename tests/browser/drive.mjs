@@ -19,6 +19,7 @@ function same(one, other) {
 }
 
 let settled = {};
+let widths = {};
 
 const STEPS = {
   // Ends with the first workflow open.
@@ -53,6 +54,7 @@ const STEPS = {
     await pause(800);
     await comfy.shot("done");
     settled = await comfy.texts();
+    widths = await comfy.widths();
     check(!PROGRESS.test(JSON.stringify(settled)), "progress is left over");
     check(/calibrated itself/.test(settled.TPECQuantizeFP8), "the model did not calibrate itself");
     check(/^Flux: 48 % smaller as FP8\n/.test(settled.TPECLoadCheckpoint), "the loader does not say what the file is");
@@ -140,17 +142,25 @@ const STEPS = {
 
   async help_panel_shows_the_page(comfy) {
     await comfy.page.keyboard.press("Escape");
-    await comfy.page.evaluate(() => {
-      const node = window.app.rootGraph.nodes.find((one) => one.type === "TPECQuantizeFP8");
-      window.app.canvas.selectNode(node);
-    });
-    await pause(600);
+    await comfy.select("TPECQuantizeFP8");
     await comfy.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.SelectedNodes.Info"))
       .catch(() => {});
     const button = comfy.page.locator("[data-testid=info-button]").first();
     if (await button.count()) await button.click();
     await comfy.waitForWords(/chooses the FP8 values of a layer together/, 15);
     await comfy.shot("help");
+  },
+
+  // The panel at the side draws a node's widgets as well, and may leave its width on them.
+  async parameters_panel_shows_inputs_alone(comfy) {
+    await comfy.select("TPECQuantizeFP8");
+    await comfy.page.getByRole("tab", { name: "Parameters" }).first().click();
+    await pause(1000);
+    await comfy.shot("parameters");
+    const words = await comfy.words();
+    check(/keep_quality/.test(words) && !/tpec_text/.test(words), "the text's widget stands among the inputs");
+    await comfy.select("none");
+    same(await comfy.widths(), widths);
   },
 
   async speaks_chinese(comfy) {

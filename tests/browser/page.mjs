@@ -89,6 +89,23 @@ export class ComfyPage {
     })));
   }
 
+  // Pixels of the text boxes at zoom 1, by node type.
+  widths() {
+    return this.page.evaluate(() => Object.fromEntries(window.app.rootGraph.nodes.flatMap((node) => {
+      const box = node.widgets?.find((one) => one.name === "tpec_text")?.element;
+      return box ? [[node.type, box.offsetWidth]] : [];
+    })));
+  }
+
+  async select(type) {
+    await this.page.evaluate((type) => {
+      window.app.canvas.deselectAll();
+      const node = window.app.rootGraph.nodes.find((one) => one.type === type);
+      if (node) window.app.canvas.selectNode(node);
+    }, type);
+    await pause(600);
+  }
+
   async waitForText(type, pattern, seconds = 240) {
     const end = Date.now() + 1000 * seconds;
     while (Date.now() < end) {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from samples import REPOSITORY
+from torch.nn import Linear, Sequential
 
 from tpec.check.verify import verify
 from tpec.command.demo import demo_tensors
@@ -217,7 +218,7 @@ def test_runs_leave_no_memory_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [96, WIDTH_LIMIT + 8])
 def test_calibration_is_written_on_the_device_as_on_the_cpu(tmp_path: Path, width: int) -> None:
-    layer = torch.nn.Linear(width, 8, device=CUDA)
+    layer = Linear(width, 8, device=CUDA)
     with Collector({"layer": layer}, CUDA) as collector:
         layer(random(1500, width) * torch.logspace(-1, 0, width, device=CUDA) + 0.2)
     calibration = collector.finish({"layer": (8, width)})
@@ -287,8 +288,8 @@ def test_buffers_that_cannot_be_pinned_are_plain(monkeypatch: pytest.MonkeyPatch
 
 def collected(sums: torch.device) -> Calibration:
     """Statistics of a moderate and a wide layer on the GPU, also of their gradients."""
-    layers = torch.nn.Sequential(torch.nn.Linear(64, WIDTH_LIMIT + 64, False, CUDA),
-                                 torch.nn.Linear(WIDTH_LIMIT + 64, 32, False, CUDA)).requires_grad_(False)
+    layers = Sequential(Linear(64, WIDTH_LIMIT + 64, False, CUDA),
+                        Linear(WIDTH_LIMIT + 64, 32, False, CUDA)).requires_grad_(False)
     for index, layer in enumerate(layers):
         layer.weight.copy_(random(*layer.weight.shape, seed=index) * 0.1)
     watched = {str(index): layer for index, layer in enumerate(layers)}

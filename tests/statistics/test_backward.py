@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import Linear
 from torch.utils.checkpoint import checkpoint
 
 from tpec.statistics.backward import GradientCollector
@@ -14,7 +15,7 @@ class Small(torch.nn.Module):
     def __init__(self, checkpointed: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.up, self.down, self.mod = torch.nn.Linear(6, 8), torch.nn.Linear(8, 3), torch.nn.Linear(4, 8)
+        self.up, self.down, self.mod = Linear(6, 8), Linear(8, 3), Linear(4, 8)
         self.checkpointed = checkpointed
         self.requires_grad_(False)
 

@@ -271,12 +271,13 @@ def test_damage_found_while_quantizing_is_one_sentence_and_leaves_nothing(tmp_pa
 
 MEASURED = """
 import resource, sys, torch
+from torch.nn import Linear
 from tpec.statistics.calibration import merge
 from tpec.statistics.storage import open_calibration, save_calibration
 from tpec.statistics.watching import Collector
 
 def collected(seed):
-    layers = {f"layer{at}": torch.nn.Linear(1024, 2) for at in range(40)}
+    layers = {f"layer{at}": Linear(1024, 2) for at in range(40)}
     with Collector(layers) as collector, torch.no_grad():
         for at, layer in enumerate(layers.values()):
             layer(torch.randn(64, 1024, generator=torch.Generator().manual_seed(seed + at)))

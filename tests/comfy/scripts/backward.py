@@ -7,12 +7,13 @@ from pack.nodes.host.backward import BackwardRuns
 from pack.tpec.errors import TpecError
 from pack.tpec.statistics.backward import GradientCollector
 from pack.tpec.statistics.watching import Collector
+from torch.nn import Linear
 
 
 class Block(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.two = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        self.one, self.two = Linear(4, 4), Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.two(self.one(x).relu())
@@ -50,7 +51,7 @@ def arguments(sigma: float, schedule: torch.Tensor) -> dict:
 
 def sampled(model: Model, steps: int, calls: int = 1, times: int = 1) -> list[float]:
     """Which sigmas were run backwards in so many samplings, each step with so many calls."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
     model.backward.clear()
     with Collector(layers) as inputs, GradientCollector(layers) as gradients, torch.inference_mode():
         runs = BackwardRuns(Patcher(model), layers, inputs, gradients)

@@ -2,12 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tpec.files.partial import partial_path
 
-from .errands import OUTPUT
+from .errands import OUTPUT, disturbed
 from .injections import (
     DONE,
     FAULTY,
@@ -16,18 +18,15 @@ from .injections import (
     Ended,
     Errand,
     Expected,
-    count,
     digest,
-    positions,
     run_again,
     wrong_end,
     wrong_names,
     wrong_product,
 )
+from .plan import Injection, Survey, ranked
 from .shim import STOP, Fault
 
-#: Notes what came of an injection: errand, call, what happens, where, outcome and words.
-Note = Callable[[Errand, str, str, str, tuple[str, str]], None]
 #: Between the last look at the working file and the call that names it nobody can notice anything.
 _NAMING = ("rename", "link")
 _OTHERS = b"somebody else's"
@@ -54,44 +53,58 @@ def rewritten(path: Path) -> None:
         file.write(b"\x10\x3c" * (size // 4))
 
 
-def disturb(bench: Bench, errand: Errand, expected: Expected, note: Note, most: int) -> None:
+#: By name, in the order of the table.
+CHANGES = (truncated, replaced, rewritten)
+
+
+def sound_results(bench: Bench, errand: Errand, expected: Expected, change: Callable[[Path], None]) -> frozenset[str]:
+    """Digests of what may come of it: the model as it was, or as it is when it was changed before it was opened."""
+    bench.restore(errand)
+    change(bench.folder / errand.source)
+    # One that was cut off is refused.
+    changed = "" if bench.run(errand.run).code else digest(bench.folder / OUTPUT)
+    return frozenset({expected.after, changed} - {""})
+
+
+def disturbances(errand: Errand, survey: Survey, most: int) -> Iterator[Injection]:
     """Change what an errand that quantizes reads, at each of its reads, and what it writes, at each of its writes."""
-    if errand.product != OUTPUT or not errand.source:
+    if not disturbed(errand):
         return
-    for change in (truncated, replaced, rewritten):
-        _disturb_source(bench, errand, expected, note, most, change)
+    for change in CHANGES:
+        for kind, calls in survey.of_source.items():
+            for nth, rank in ranked(calls, most):
+                yield Injection(errand, "source", f"{change.__name__} meanwhile", f"at {kind} {nth} of {calls}", rank,
+                                partial(_change_source, errand, survey, change, Fault(kind, STOP, nth)))
     for title, check in (("name taken by another", _name_taken), ("working file replaced", _working_file_replaced),
                          ("second run to the same output", _second_run)):
         for kind in ("write", "sync", *_NAMING) if check is not _working_file_replaced else ("write", "sync"):
-            calls = count(bench, errand, kind, str(bench.folder))
-            for nth in positions(calls, most):
-                note(errand, "output", title, f"at {kind} {nth} of {calls}",
-                     check(bench, errand, expected, Fault(kind, STOP, nth, 1, str(bench.folder))))
+            calls = survey.calls[kind]
+            for nth, rank in ranked(calls, most):
+                yield Injection(errand, "output", title, f"at {kind} {nth} of {calls}", rank,
+                                partial(_at_call, check, errand, survey.expected, Fault(kind, STOP, nth)))
 
 
-def _disturb_source(bench: Bench, errand: Errand, expected: Expected, note: Note, most: int,
-                    change: Callable[[Path], None]) -> None:
+def _at_call(check: Callable[[Bench, Errand, Expected, Fault], tuple[str, str]], errand: Errand, expected: Expected,
+             fault: Fault, bench: Bench) -> tuple[str, str]:
+    return check(bench, errand, expected, replace(fault, path=str(bench.folder)))
+
+
+def _change_source(errand: Errand, survey: Survey, change: Callable[[Path], None], fault: Fault,
+                   bench: Bench) -> tuple[str, str]:
     source = bench.folder / errand.source
+    fault = replace(fault, path=str(source))
     bench.restore(errand)
-    change(source)
-    # Changed before it was opened it is simply another model; one that was cut off is refused.
-    good = {expected.after, "" if bench.run(errand.run).code else digest(bench.folder / OUTPUT)} - {""}
-    for kind in ("open", "read"):
-        calls = count(bench, errand, kind, str(source))
-        for nth in positions(calls, most):
-            bench.restore(errand)
-            fault = Fault(kind, STOP, nth, 1, str(source))
-            ended = bench.run(errand.run, fault, meanwhile=lambda: change(source))
-            found = _judged(bench, errand, expected, ended, fault, good)
-            if found[0] == REFUSED:
-                source.unlink()
-                shutil.copy2(errand.files / errand.source, source)
-                found = run_again(bench, errand, expected, ended)
-            note(errand, "source", f"{change.__name__} meanwhile", f"at {kind} {nth} of {calls}", found)
+    ended = bench.run(errand.run, fault, meanwhile=lambda: change(source))
+    found = _judged(bench, errand, survey.expected, ended, fault, survey.changed[change.__name__])
+    if found[0] != REFUSED:
+        return found
+    source.unlink()
+    shutil.copy2(errand.files / errand.source, source)
+    return run_again(bench, errand, survey.expected, ended)
 
 
 def _judged(bench: Bench, errand: Errand, expected: Expected, ended: Ended, fault: Fault,
-            good: set[str]) -> tuple[str, str]:
+            good: frozenset[str]) -> tuple[str, str]:
     """As `injections.inject` judges, but any of the files `good` will do."""
     wrong = wrong_end(ended, fault) or wrong_names(bench, errand, expected, ended, fault)
     if not wrong and ended.code == 0:

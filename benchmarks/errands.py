@@ -1,6 +1,5 @@
 """The commands that `fault_matrix` disturbs, with the files that each begins with."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -96,7 +95,10 @@ def _half_done(bench: Bench, files: Path) -> None:
 
 
 def make_errands(bench: Bench, templates: Path, other_disk: Path | None) -> list[Errand]:
-    """All errands; their files are made in `templates`. `other_disk`: a folder that cannot be linked from."""
+    """All errands; their files are made in `templates`.
+
+    other_disk: an empty folder that cannot be linked from, None where there is no such disk.
+    """
     model = flux_model(0)
     places = {}
     for name in ("plain", "old", "resumed", "shards", "both", "statistics", "published"):
@@ -114,7 +116,7 @@ def make_errands(bench: Bench, templates: Path, other_disk: Path | None) -> list
     shutil.copy2(bench.folder / OUTPUT, places["both"])
     errands = [*_quantizing(places), *_reading(places["both"]), _saving(places["statistics"], _calibration(model))]
     if other_disk is not None:
-        made = other_disk / f"{os.getpid()}.safetensors"
+        made = other_disk / OUTPUT
         shutil.copyfile(places["both"] / OUTPUT, made)
         errands.append(_publishing(places["published"], made))
     read = _engine(lambda folder: open_calibration(folder / STATISTICS).in_memory())
@@ -160,3 +162,8 @@ def kinds_of(errand: Errand) -> Sequence[str]:
     reading = ("open", "read", "stat", "list", "close", "advise", "map")
     return reading if errand.product is None else (*reading, "write", "copy", "sync", "truncate", "rename", "link",
                                                    "unlink", "lock", "mkdir")
+
+
+def disturbed(errand: Errand) -> bool:
+    """Whether others change what it reads and writes meanwhile: those that quantize a model."""
+    return errand.product == OUTPUT and bool(errand.source)

@@ -1,136 +1,167 @@
 """Every call to the system fails once: is there the complete new file or the untouched old one, and one sentence?
 
-    python -m benchmarks.fault_matrix                       # every call
+    python -m benchmarks.fault_matrix --plan                # how many injections that is
+    python -m benchmarks.fault_matrix --workers 48          # every call
+    python -m benchmarks.fault_matrix --workers 48 --within 480
     python -m benchmarks.fault_matrix --most 6 --only nearest
 
 The real commands run in processes below which `shim.c` lies. First each errand's calls of a kind are counted; then it
 runs again for every call (at most --most of a kind, evenly spread) and every error, once at that call and once from
 that call on; and is killed (SIGKILL) before, after and, of a write, half-way through that call, and run again. Then
 files are changed under a run that stands still at any of its calls, and memory is made scarce. Linux with gcc only.
-Exit code 1 when anything is not as promised.
+
+Commands have one thread each, so --workers may come near the number of cores. Injections are done in an order of which
+every beginning is spread over commands, calls, errors and positions; what was done is said. Exit code 1 when anything
+is not as promised, else 130 when interrupted, else 0.
 """
 
 import argparse
-import errno
+import contextlib
+import math
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from .common import environment, markdown_table
-from .disturbances import disturb
-from .errands import kinds_of, make_durable_at_once, make_errands
-from .injections import DONE, FAULTY, KILLED, REFUSED, Bench, Errand, Expected, count, inject, positions, undisturbed
-from .scarcity import starve
-from .shim import FOR_EVER, KILL, KILL_AFTER, SHORT, Fault, Shim, missing, run_with_shim
+from .disturbances import disturbances
+from .errands import make_durable_at_once, make_errands
+from .failures import ERRORS, failures
+from .injections import DONE, FAULTY, KILLED, REFUSED, Bench, Errand
+from .plan import Injection, Survey, in_turn, rounds_done
+from .scarcity import shortages
+from .shim import Shim, missing, run_with_shim
+from .survey import survey
+from .workers import Broken, spread
 
-#: The errors of each kind of call; those in _PASSING come and go, and must not be noticed.
-ERRORS = {
-    "open": ("EACCES", "EIO", "ESTALE", "EMFILE", "EROFS", "ENOSPC", "EINTR"),
-    "read": ("EIO", "ESTALE", "EINTR", "short"),
-    "stat": ("EIO", "EACCES", "ESTALE"),
-    "list": ("EIO", "EACCES"),
-    "close": ("EIO", "ENOSPC", "EDQUOT"),
-    "advise": ("EIO", "EINVAL"),
-    "map": ("EIO", "ENOMEM"),
-    "write": ("ENOSPC", "EDQUOT", "EIO", "EFBIG", "ESTALE", "EROFS", "EINTR", "short"),
-    "copy": ("ENOSPC", "EIO", "EINTR", "short"),
-    "sync": ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EINTR"),
-    "truncate": ("ENOSPC", "EFBIG", "EIO", "EINTR"),
-    "rename": ("EACCES", "EIO", "EROFS", "ENOSPC", "ESTALE"),
-    "link": ("EPERM", "EIO", "EMLINK", "EROFS"),
-    "unlink": ("EACCES", "EIO", "EROFS"),
-    "lock": ("ENOLCK", "EIO", "ESTALE", "EINTR"),
-    "mkdir": ("EACCES", "ENOSPC"),
-}
-_KILLS = {"killed before": KILL, "killed after": KILL_AFTER}
-_PASSING = ("EINTR", "short")
-#: Calls that only help: their failing must not be noticed either.
-_HINTS = ("advise",)
+#: Seconds between two lines about how far it is.
+_REFRESH = 10.0
+_INTERRUPTED = 130
 
 
-@dataclass
 class Matrix:
-    """What came of the injections, by row and column; and every fault."""
+    """All injections, and by their places the outcomes and words of those that were done."""
 
-    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-    sentences: Counter[str] = field(default_factory=Counter)
+    def __init__(self, injections: Sequence[Injection]) -> None:
+        self.injections = injections
+        self.found: dict[int, tuple[str, str]] = {}
+        self.interrupted = False
 
-    def note(self, errand: Errand, kind: str, column: str, where: str, found: tuple[str, str]) -> None:
-        outcome, said = found
-        self.counts[kind, column, outcome] += 1
-        if outcome == FAULTY:
-            self.faults.append(f"{errand.title}, {kind} {column} {where}: {said}")
-            print(f"FAULT {self.faults[-1]}", file=sys.stderr, flush=True)
-        elif said:
-            self.sentences[said] += 1
+    def note(self, at: int, found: tuple[str, str]) -> None:
+        self.found[at] = found
+        if found[0] == FAULTY:
+            print(f"FAULT {self._fault(at)}", file=sys.stderr, flush=True)
+
+    def _fault(self, at: int) -> str:
+        one = self.injections[at]
+        return f"{one.errand.title}, {one.kind} {one.column} {one.where}: {self.found[at][1]}"
+
+    def faults(self) -> list[str]:
+        """What was wrong, in the order of the table."""
+        return [self._fault(at) for at in sorted(self.found) if self.found[at][0] == FAULTY]
+
+    def sentences(self) -> Counter[str]:
+        """What the refusals said, and how often."""
+        return Counter(said for outcome, said in self.found.values() if said and outcome != FAULTY)
 
     def table(self) -> str:
-        rows = []
-        for kind, column in dict.fromkeys(key[:2] for key in self.counts):
-            found = [self.counts[kind, column, outcome] for outcome in (DONE, REFUSED, KILLED, FAULTY)]
-            rows.append([kind, column, sum(found), *found])
+        counts: dict[tuple[str, str], Counter[str]] = {}
+        for at, one in enumerate(self.injections):
+            if at in self.found:
+                counts.setdefault((one.kind, one.column), Counter())[self.found[at][0]] += 1
+        rows = [[*key, found.total(), *(found[outcome] for outcome in (DONE, REFUSED, KILLED, FAULTY))]
+                for key, found in counts.items()]
         totals = [sum(row[at] for row in rows) for at in range(2, 7)]
         return markdown_table(("call", "what happens to it", "injections", DONE, REFUSED, KILLED, "faults"),
                               [*rows, ["all", "", *totals]])
 
-
-def faults_of(kind: str, nth: int, folder: Path) -> Iterator[tuple[str, Fault]]:
-    """What is done to one call, by column."""
-    for name in ERRORS[kind]:
-        action = SHORT if name == "short" else getattr(errno, name)
-        for times in (1,) if name == "EINTR" else (1, FOR_EVER):
-            yield name, Fault(kind, action, nth, times, str(folder))
-    if kind not in ("map", "advise"):
-        for name, action in _KILLS.items():
-            yield name, Fault(kind, action, nth, 1, str(folder))
-
-
-def must_pass(kind: str, column: str) -> bool:
-    """Whether the run has to succeed all the same. Python itself repeats calls that a signal broke off."""
-    repeated = ("open", "read", "write", "copy", "sync", "truncate", "lock")
-    return kind in _HINTS and column not in _KILLS or column in _PASSING and kind in repeated
+    def share(self) -> str:
+        """How many of how many were done, in all and, unless that is all, by errand."""
+        text = f"{len(self.found)} of {len(self.injections)} injections done"
+        if len(self.found) == len(self.injections):
+            return text
+        all_of = Counter(one.errand.title for one in self.injections)
+        done = Counter(self.injections[at].errand.title for at in self.found)
+        lines = (f"  {title}: {done[title]} of {count}" for title, count in all_of.items())
+        least = f"; of everything at least {rounds_done(self.injections, self.found)} positions, or all that there are"
+        return "\n".join([text + least, *lines])
 
 
-def fail_every_call(bench: Bench, errand: Errand, expected: Expected, matrix: Matrix, most: int,
-                    kinds: Sequence[str]) -> None:
-    """Those of `kinds` that the errand can have."""
-    for kind in filter(kinds_of(errand).__contains__, kinds):
-        calls = count(bench, errand, kind, str(bench.folder))
-        for nth in positions(calls, most):
-            for column, fault in faults_of(kind, nth, bench.folder):
-                found = inject(bench, errand, expected, fault)
-                if found[0] == REFUSED and must_pass(kind, column):
-                    found = FAULTY, f"refused: {found[1]}"
-                how = "" if fault.times else " and all after it"
-                matrix.note(errand, kind, column, f"at call {nth} of {calls}{how}", found)
+def planned(errand: Errand, found: Survey, most: int, kinds: Sequence[str]) -> Iterator[Injection]:
+    """Everything that is injected into an errand; at calls of `kinds` only if any are given."""
+    yield from failures(errand, found, most, kinds or tuple(ERRORS))
+    if not kinds:
+        yield from disturbances(errand, found, most)
+        yield from shortages(errand, found, most)
 
 
-def run(folder: Path, most: int, only: str, other_disk: Path | None, kinds: Sequence[str] = ()) -> Matrix:
-    """All errands whose title contains `only`, within `folder`; of calls of `kinds` only if any are given."""
-    make_durable_at_once()
-    bench, matrix = Bench(Shim(), folder / "work"), Matrix()
-    for errand in make_errands(bench, folder / "templates", other_disk):
-        if only not in errand.title:
-            continue
-        begun, before = time.monotonic(), sum(matrix.counts.values())
+def plan(errands: Sequence[Errand], shim: Shim, folder: Path, args: argparse.Namespace) -> list[Injection]:
+    """Run every errand undisturbed, count its calls, and say what that comes to."""
+    jobs = [partial(survey, errand, args.kinds or tuple(ERRORS), not args.kinds) for errand in errands]
+    surveys: dict[int, Survey] = {}
+    with contextlib.closing(spread(jobs, shim, folder, args.workers)) as results:
+        for at, found in results:
+            if isinstance(found, Broken):
+                raise SystemExit(found.why)
+            surveys[at] = found
+    injections = []
+    for at, errand in enumerate(errands):
+        more = list(planned(errand, surveys[at], args.most, args.kinds))
+        print(f"{errand.title}: {len(more)} injections, one undisturbed run {surveys[at].seconds:.2f} s",
+              file=sys.stderr)
+        injections += more
+    print(f"all: {len(injections)} injections", file=sys.stderr, flush=True)
+    return injections
+
+
+def _inject(injection: Injection, bench: Bench) -> tuple[str, str]:
+    """Its outcome and words, without the name of the worker's folder."""
+    outcome, said = injection.work(bench)
+    return outcome, said.replace(str(bench.folder), "FOLDER")
+
+
+def fill(matrix: Matrix, shim: Shim, folder: Path, workers: int, until: float) -> None:
+    """Do the injections, as far as the time allows."""
+    turns, begun = in_turn(matrix.injections), time.monotonic()
+    said = begun
+    jobs = [partial(_inject, matrix.injections[at]) for at in turns]
+    with contextlib.closing(spread(jobs, shim, folder, workers, until)) as results:
         try:
-            expected = undisturbed(bench, errand)
-            fail_every_call(bench, errand, expected, matrix, most, kinds or tuple(ERRORS))
-            if not kinds:
-                disturb(bench, errand, expected, matrix.note, most)
-                starve(bench, errand, expected, matrix.note, most)
+            for turn, found in results:
+                matrix.note(turns[turn], (FAULTY, found.why) if isinstance(found, Broken) else found)
+                now = time.monotonic()
+                if now - said >= _REFRESH:
+                    said = now
+                    left = min((now - begun) / len(matrix.found) * (len(jobs) - len(matrix.found)), until - now)
+                    print(f"{len(matrix.found)} of {len(jobs)} injections, {len(matrix.faults())} faults, "
+                          f"{max(left, 0):.0f} s left", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
-            print(f"interrupted in: {errand.title}", file=sys.stderr)
-            break
-        print(f"{errand.title}: {sum(matrix.counts.values()) - before} injections, "
-              f"{time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+            matrix.interrupted = True
+
+
+def run(folder: Path, other_disk: Path | None, args: argparse.Namespace) -> Matrix:
+    """All errands whose title contains `args.only`, within `folder`."""
+    until = time.monotonic() + args.within
+    make_durable_at_once()
+    shim = Shim()
+    errands = [errand for errand in make_errands(Bench(shim, folder / "work"), folder / "templates", other_disk)
+               if args.only in errand.title]
+    matrix = Matrix(plan(errands, shim, folder, args))
+    if not args.plan:
+        fill(matrix, shim, folder, args.workers, until)
     return matrix
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def arguments() -> argparse.Namespace:
@@ -138,28 +169,53 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
     parser.add_argument("--other-disk", type=Path, default=Path("/dev/shm"),
                         help="a folder on another disk, to publish from (default /dev/shm)")
-    parser.add_argument("--most", type=int, default=1000, help="positions of a kind in an errand (default 1000)")
+    parser.add_argument("--most", type=_positive, default=1_000_000,
+                        help="positions of a kind in an errand (default: all)")
     parser.add_argument("--only", default="", help="errands whose title contains this")
     parser.add_argument("--kinds", nargs="*", choices=ERRORS, default=(), help="calls of these kinds, and nothing else")
+    parser.add_argument("--workers", type=_positive, default=1, help="injections at a time (default 1)")
+    parser.add_argument("--within", type=float, default=math.inf, metavar="SECONDS",
+                        help="begin no injection after so long")
+    parser.add_argument("--plan", action="store_true", help="say how many injections there would be, and end")
     parser.add_argument("--sentences", action="store_true", help="print what the refusals said, too")
     return parser.parse_args()
+
+
+def tell(matrix: Matrix, sentences: bool) -> None:
+    print(f"{environment()}\n\n{matrix.table()}\n")
+    if sentences:
+        print("\n".join(f"{count:6}  {said}" for said, count in sorted(matrix.sentences().items())))
+    print("\n".join([*matrix.faults(), matrix.share()]))
+    print(f"{len(matrix.faults())} faults" if matrix.faults() else "no fault")
+
+
+def below_the_shim(args: argparse.Namespace) -> int:
+    """The exit code."""
+    with contextlib.ExitStack() as folders:
+        folder = Path(folders.enter_context(tempfile.TemporaryDirectory(dir=args.folder, ignore_cleanup_errors=True)))
+        apart = None
+        if args.other_disk.is_dir() and args.other_disk.stat().st_dev != folder.stat().st_dev:
+            apart = Path(folders.enter_context(tempfile.TemporaryDirectory(dir=args.other_disk)))
+        try:
+            matrix = run(folder, apart, args)
+        except KeyboardInterrupt:
+            print("interrupted before the first injection", file=sys.stderr)
+            return _INTERRUPTED
+    if args.plan:
+        return 0
+    tell(matrix, args.sentences)
+    return 1 if matrix.faults() else _INTERRUPTED if matrix.interrupted else 0
 
 
 def main() -> None:
     if reason := missing():
         raise SystemExit(f"skipped: {reason}")
-    if "shim.so" not in os.environ.get("LD_PRELOAD", ""):
-        raise SystemExit(run_with_shim(__spec__.name, sys.argv[1:]).returncode)
     args = arguments()
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        apart = args.other_disk.is_dir() and args.other_disk.stat().st_dev != os.stat(folder).st_dev
-        matrix = run(Path(folder), args.most, args.only, args.other_disk if apart else None,
-                     args.kinds)
-    print(f"{environment()}\n\n{matrix.table()}\n")
-    if args.sentences:
-        print("\n".join(f"{count:6}  {said}" for said, count in matrix.sentences.most_common()))
-    print("\n".join(matrix.faults) or "no fault")
-    raise SystemExit(1 if matrix.faults else 0)
+    if "shim.so" in os.environ.get("LD_PRELOAD", ""):
+        raise SystemExit(below_the_shim(args))
+    # An interrupt is the other process's affair, which then says how far it came; a handler is not inherited.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    raise SystemExit(run_with_shim(__spec__.name, sys.argv[1:]).returncode)
 
 
 if __name__ == "__main__":

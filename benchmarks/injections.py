@@ -166,13 +166,6 @@ def count(bench: Bench, errand: Errand, kind: str, path: str) -> int:
     return bench.shim.calls
 
 
-def positions(calls: int, most: int) -> list[int]:
-    """At most `most` of the calls 1 ... `calls`, the first and the last among them."""
-    if calls <= most:
-        return list(range(1, calls + 1))
-    return sorted({1 + round(at * (calls - 1) / max(most - 1, 1)) for at in range(most)})
-
-
 def inject(bench: Bench, errand: Errand, expected: Expected, fault: Fault | None,
            limit: Callable[[], None] | None = None) -> tuple[str, str]:
     """Run the errand with a fault; DONE, REFUSED, KILLED or FAULTY, and the sentence or what is wrong."""

@@ -6,7 +6,7 @@
  * shim_arm. Calls of the kind on paths that contain SHIM_PATH are counted from 1; those from SHIM_NTH on, SHIM_TIMES of
  * them (0: all), are acted upon. An action is an errno, or one of the negative numbers below. For the kind "memory"
  * SHIM_PATH is the least number of bytes of an allocation that counts. Counts lie in memory shared with forked
- * processes, so that a parent sees how far its child came.
+ * processes, so that a parent sees how far its child came; one that shim_count_apart was called in begins anew.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -55,9 +55,15 @@ void shim_arm(const char *kind, const char *path, int what, long from, long time
     armed = 1;
 }
 
-__attribute__((constructor)) static void begin(void) {
+/* 0, or -1 when there is no memory for counts that are shared. */
+int shim_count_apart(void) {
     void *page = mmap(NULL, sizeof *counts, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     counts = page == MAP_FAILED ? (void *)&early : page;
+    return page == MAP_FAILED ? -1 : 0;
+}
+
+__attribute__((constructor)) static void begin(void) {
+    shim_count_apart();
     const char *kind = getenv("SHIM_KIND"), *path = getenv("SHIM_PATH"), *what = getenv("SHIM_ACTION");
     const char *from = getenv("SHIM_NTH"), *times = getenv("SHIM_TIMES");
     if (kind && path && what)

@@ -50,7 +50,8 @@ def compiled(folder: Path) -> Path:
 def run_with_shim(module: str, arguments: Sequence[str], **more: object) -> subprocess.CompletedProcess:
     """`python -m MODULE ARGUMENTS` as a process that has the shim below it, not armed; one thread for PyTorch."""
     with tempfile.TemporaryDirectory() as folder:
-        added = {"LD_PRELOAD": str(compiled(Path(folder))), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        added = {"LD_PRELOAD": str(compiled(Path(folder))), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+                 "PYTHONHASHSEED": "0"}  # so that allocations, too, are the same in every run
         return subprocess.run([sys.executable, "-m", module, *arguments], env=os.environ | added, check=False, **more)
 
 
@@ -71,6 +72,11 @@ class Shim:
     def disarm(self) -> None:
         """Nothing happens in this process any more."""
         self._library.shim_disarm()
+
+    def count_apart(self) -> None:
+        """Share no counts any more with the process that forked this one. Raises MemoryError."""
+        if self._library.shim_count_apart():
+            raise MemoryError("There is no memory for counts of calls.")
 
     @property
     def calls(self) -> int:

@@ -45,14 +45,18 @@ def main() -> int:
     if "quantize" in sys.argv[1:2] and hasattr(os, "posix_fadvise"):
         with contextlib.suppress(RuntimeError):  # there are no threads or no memory left; it only helps
             threading.Thread(target=_fetch_inputs, args=(sys.argv[2:],), daemon=True).start()
-    missing = _missing_package()
-    if missing:
-        sys.stderr.write("tpec: " + " ".join(missing.split()) + "\n")
-        return 1
-
-    from .command.cli import main as run
-
+    try:
+        if missing := _missing_package():
+            return _refuse(missing)
+        from .command.cli import main as run
+    except MemoryError:
+        return _refuse("Memory ran out while the program was loaded: close other programs.")
     return run()
+
+
+def _refuse(sentence: str) -> int:
+    sys.stderr.write("tpec: " + " ".join(sentence.split()) + "\n")
+    return 1
 
 
 if __name__ == "__main__":

@@ -54,6 +54,24 @@ def test_package_that_cannot_be_loaded_is_one_sentence(tmp_path: Path, package: 
     assert re.fullmatch(rf"tpec: The package {package} cannot be imported \(a library is missing\): .*\n", done.stderr)
 
 
+NO_ROOM = """import runpy, sys
+class NoRoom:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            raise MemoryError
+module = sys.argv.pop(1)
+sys.meta_path.insert(0, NoRoom())
+runpy.run_module("tpec", run_name="__main__")"""
+
+
+@pytest.mark.parametrize("module", ["torch", "tpec.command.cli", "html.entities"])
+def test_memory_that_ends_while_loading_is_one_sentence(tmp_path: Path, module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", NO_ROOM, module, "--version"], cwd=tmp_path, env=environment(),
+                          capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"tpec: Memory ran out while the program was loaded: [^\n]*\n", done.stderr)
+
+
 FETCH = """import os, sys
 import tpec.__main__ as program
 fetched = []

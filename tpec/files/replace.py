@@ -77,7 +77,12 @@ def refuse_unwritable(path: Path) -> None:
     """Raises TpecError where `replacing` could not write `path`: tried, with an empty file that is removed again."""
     part = _part_of(path)
     with disk_errors(path):
-        part.touch(exist_ok=False)
+        try:
+            part.touch(exist_ok=False)
+        except OSError:
+            with contextlib.suppress(OSError):  # never there, unless it could be made but not closed
+                part.unlink()
+            raise
         part.unlink()
 
 

@@ -148,6 +148,7 @@ def main() -> None:
     args = arguments()
     args.shared = args.shared.resolve()
     found = drawn(args)
+    args.out.mkdir(parents=True, exist_ok=True)
     for theme, name in (("dark", "before_after.webp"), ("light", "before_after_light.webp")):
         lay_out(found, args.shown, theme, args.model).save(args.out / name, lossless=True, quality=100, method=6)
     print(environment())

@@ -43,17 +43,20 @@ def linear_layers(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 def refuse_quantized(layers: Layers) -> None:
     """Raises TpecError when any layer's weight is not in a plain floating-point format."""
-    quantized = [name for name, module in layers.items() if _is_quantized(module.weight)]
+    quantized = [name for name, module in layers.items() if _is_quantized(module)]
     if quantized:
         raise TpecError(f"This model is quantized already ({len(quantized)} of {len(layers)} layers, '{quantized[0]}' "
                         "first), and what its layers see has the errors of that: load the original in bf16, fp16 or "
                         "fp32 (with weight_dtype 'default') to calibrate.")
 
 
-def _is_quantized(weight: torch.Tensor) -> bool:
-    # A quantized tensor of ComfyUI says the dtype that it stands for.
-    plain = getattr(weight, "data", weight)
-    return weight.dtype not in _FLOATS or hasattr(plain, "_qdata") or hasattr(weight, "_qdata")
+def _is_quantized(module: torch.nn.Module) -> bool:
+    weight = module.weight
+    # A quantized tensor of ComfyUI says the dtype that it stands for. With dynamic VRAM the weight is the file's, and
+    # what weight_dtype says is done to it each time that it is used.
+    plain, used = getattr(weight, "data", weight), getattr(module, "weight_comfy_model_dtype", None)
+    dtypes = {weight.dtype, used or weight.dtype}
+    return not dtypes <= set(_FLOATS) or hasattr(plain, "_qdata") or hasattr(weight, "_qdata")
 
 
 def plan_for(layers: Layers, patcher, outputs: bool = False) -> CollectionPlan:

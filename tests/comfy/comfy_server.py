@@ -109,9 +109,14 @@ class ComfyServer:
         self.extra = base / "another disk"
         self.log_path = base / "server.log"
         self._comfy, self._python = comfy, python
-        self._cpu = os.environ.get("COMFYUI_GPU") != "1" if cpu is None else cpu
+        self.cpu = os.environ.get("COMFYUI_GPU") != "1" if cpu is None else cpu
         self._process: subprocess.Popen | None = None
         self._url = ""
+
+    @property
+    def keeps_originals(self) -> bool:
+        """Whether models stay in memory as their files have them, whatever weight_dtype says: it is applied in use."""
+        return "DynamicVRAM support detected and enabled" in self.log()
 
     def __enter__(self) -> "ComfyServer":
         for name in ("diffusion_models", "checkpoints", "text_encoders"):
@@ -128,7 +133,7 @@ class ComfyServer:
         command = [self._python, "-u", "main.py", "--port", str(port), "--base-directory", str(self.base),
                    "--database-url", f"sqlite:///{self.base / 'comfy.db'}", "--disable-api-nodes",
                    "--extra-model-paths-config", str(more),
-                   "--use-pytorch-cross-attention", *(["--cpu"] if self._cpu else [])]
+                   "--use-pytorch-cross-attention", *(["--cpu"] if self.cpu else [])]
         # One thread unless told otherwise: on a busy machine small matrices spend their time waiting for each other.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
         for name in ("PYTHONPATH", "PYTHONHOME"):

@@ -216,11 +216,11 @@ def test_runs_leave_no_memory_taken(tmp_path: Path) -> None:
     assert len(set(taken[1:])) == 1
 
 
-@pytest.mark.parametrize("width", [96, WIDTH_LIMIT + 8])
-def test_calibration_is_written_on_the_device_as_on_the_cpu(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "rows"), [(96, 1500), (1536, 8), (1536, 200), (WIDTH_LIMIT + 8, 1500)])
+def test_calibration_is_written_on_the_device_as_on_the_cpu(tmp_path: Path, width: int, rows: int) -> None:
     layer = Linear(width, 8, device=CUDA)
     with Collector({"layer": layer}, CUDA) as collector:
-        layer(random(1500, width) * torch.logspace(-1, 0, width, device=CUDA) + 0.2)
+        layer(random(rows, width) * torch.logspace(-1, 0, width, device=CUDA) + 0.2)
     calibration = collector.finish({"layer": (8, width)})
     found = [open_calibration(save_calibration(calibration, tmp_path / f"{device}.safetensors", device=device))
              for device in (CUDA, torch.device("cpu"))]

@@ -35,7 +35,11 @@ def cholesky_inverse(lower: torch.Tensor) -> torch.Tensor:
 
 
 def _lapack(matrix: torch.Tensor, check: bool) -> torch.Tensor:
-    return torch.linalg.cholesky(matrix) if check else torch.linalg.cholesky_ex(matrix)[0]
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    # On a GPU a matrix that is not positive may give NaN and no failure.
+    if check and bool(failed.any() | ~lower.isfinite().all()):
+        raise torch.linalg.LinAlgError("The matrix is not positive definite.")  # pyright: ignore[reportPrivateImportUsage]
+    return lower
 
 
 def _factor(matrix: torch.Tensor, check: bool) -> None:

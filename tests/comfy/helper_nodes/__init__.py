@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 import zlib
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management as management
@@ -157,8 +158,12 @@ class TestFreeMemory(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, megabytes: int) -> io.NodeOutput:
-        management.get_free_memory = (lambda *_, **__: megabytes << 20) if megabytes else _get_free_memory
+        management.get_free_memory = partial(_little_memory, megabytes << 20) if megabytes else _get_free_memory
         return io.NodeOutput(model)
+
+
+def _little_memory(nbytes: int, device=None, torch_free_too: bool = False):
+    return (nbytes, nbytes) if torch_free_too else nbytes
 
 
 class TestLogEvaluations(io.ComfyNode):

@@ -83,7 +83,8 @@ def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
     jitter = _JITTER * torch.maximum(diagonal, least)
     for attempt in range(_TRIES):
         lower, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(jitter * 10**attempt))
-        if not failed.any():
+        # On a GPU a matrix that is not positive may give NaN and no failure.
+        if not failed.any() and lower.isfinite().all():
             return lower
     # Nothing like a second moment: what is left of it are its diagonal's roots.
     return torch.diag_embed(diagonal.sqrt())

@@ -133,7 +133,7 @@ class ComfyServer:
         command = [self._python, "-u", "main.py", "--port", str(port), "--base-directory", str(self.base),
                    "--database-url", f"sqlite:///{self.base / 'comfy.db'}", "--disable-api-nodes",
                    "--extra-model-paths-config", str(more),
-                   "--use-pytorch-cross-attention", *(["--cpu"] if self.cpu else [])]
+                   "--use-pytorch-cross-attention", *(["--cpu"] if self.cpu else ["--fp32-text-enc"])]
         # One thread unless told otherwise: on a busy machine small matrices spend their time waiting for each other.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
         for name in ("PYTHONPATH", "PYTHONHOME"):

@@ -163,8 +163,9 @@ def test_several_passes_give_what_one_gives(server: ComfyServer, tinyflux: str, 
     assert joined.outputs.keys() == whole.outputs.keys() != set()
     pairs = [(joined.stats(name).second_moment(), whole.stats(name).second_moment()) for name in whole.layers]
     pairs += [(joined.outputs[name].second_moment(), stats.second_moment()) for name, stats in whole.outputs.items()]
-    # Memory lies elsewhere in each run, so that MKL may sum in another order: some codes differ by one.
-    assert max((a - b).norm() / b.norm() for a, b in pairs) < 1e-2
+    # Memory lies elsewhere in each run, so that MKL may sum in another order: some codes differ by one. On a GPU two
+    # samplings differ by themselves.
+    assert max((a - b).norm() / b.norm() for a, b in pairs) < (1e-2 if server.cpu else 2e-2)
     assert not list(server.temp.rglob("passes-*")), "the passes' own files are gone"
 
 

@@ -47,7 +47,8 @@ def test_prompts_of_before_work_and_equal_models_are_equal(server: ComfyServer, 
     same = server.succeed(comparing(tinyflux, ["a", 0]))
     verdict, numbers, _ = same.text("compare").splitlines()
     assert verdict == "No visible difference."
-    assert "0.000 %" in numbers and "inf dB" in numbers
+    # On a GPU two samplings with one model differ a little.
+    assert not server.cpu or "0.000 %" in numbers and "inf dB" in numbers
     assert same.outputs["plot"]["images"]
 
 

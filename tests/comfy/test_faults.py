@@ -85,7 +85,7 @@ def test_quantized_file_is_not_quantized_again(server: ComfyServer, tiny: str):
 
 @pytest.mark.parametrize("device", ["cuda:0", "all GPUs", "cpu,", "cpu,cuda:1", "quantum", ""])
 def test_devices_that_are_not_there_are_refused_before_anything_runs(server: ComfyServer, tiny: str, device: str):
-    if "cuda" in device and not server.cpu:
+    if device in ("cuda:0", "all GPUs") and not server.cpu:
         pytest.skip("a CUDA device is there")
     with pytest.raises(PromptRefused, match=r"There is no .* here: choose auto, cpu, (cuda:\d, )*or several"):
         server.queue({**p.quantizing(f"diffusion_models/{tiny}", device=device), **p.saving("never")})

@@ -236,8 +236,8 @@ def test_texts_that_travel_with_a_workflow_name_no_path_of_this_machine(server: 
 
 
 def test_deleted_file_is_saved_again_and_an_intact_one_is_not(server: ComfyServer, tiny: str):
-    prompt = {**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("again")}
-    saved = server.models / "diffusion_models" / "again.safetensors"
+    prompt = {**p.quantizing(f"diffusion_models/{tiny}"), **p.saving("deleted")}
+    saved = server.models / "diffusion_models" / "deleted.safetensors"
     server.succeed(prompt)
     state = saved.stat()
     assert "save" in server.succeed(prompt).cached

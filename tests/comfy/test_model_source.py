@@ -217,7 +217,8 @@ def test_model_loaded_in_fp8_is_refused(server: ComfyServer, small: str, weight_
     outcome = server.run({"model": p.node("UNETLoader", unet_name=small, weight_dtype=weight_dtype),
                           **p.quantizing_model(["model", 0]), **p.saving("cast_in_use", if_exists="overwrite")})
     if server.keeps_originals:
-        server.succeed({**p.stock_loader(small), **p.quantizing_model(["model", 0]), **p.saving("as_it_is", if_exists="overwrite")})
+        server.succeed({**p.stock_loader(small), **p.quantizing_model(["model", 0]),
+                        **p.saving("as_it_is", if_exists="overwrite")})
         one, other = (load_file(server.models / "diffusion_models" / f"{name}.safetensors")
                       for name in ("cast_in_use", "as_it_is"))
         assert one.keys() == other.keys()

@@ -76,7 +76,9 @@ def test_reference_and_numbers_are_in_the_summary(server: ComfyServer, pictures:
 
 def test_pictures_without_a_vae_say_what_is_missing(server: ComfyServer, tinyflux: str):
     # With another seed, as a comparison in ComfyUI's cache says it to the front end alone.
-    outcome = server.run({**comparing(tinyflux, ["a", 0], seed=77), "show": p.node("PreviewImage", images=["compare", 4])})
+    nodes = comparing(tinyflux, ["a", 0])
+    nodes["compare"]["inputs"]["seed"] = 77
+    outcome = server.run({**nodes, "show": p.node("PreviewImage", images=["compare", 4])})
     assert "connect a VAE" in outcome.error
 
 

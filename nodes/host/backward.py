@@ -71,6 +71,9 @@ class BackwardRuns:
                 self._gradients.probe(denoised * weight)
             except (RuntimeError, MemoryError) as error:
                 raise _sentence(error) from error
+            finally:
+                # PyTorch keeps the graph of a backward run that was broken off until it makes the next one.
+                torch.zeros((), requires_grad=True).backward()
 
 
 class NoBackward(TpecError):

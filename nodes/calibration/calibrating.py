@@ -92,6 +92,8 @@ def calibrate(plan: CollectionPlan, layers: Layers, patcher, source: str, runs: 
     an earlier calibration knows is added. Memory holds the sums of one pass and little else.
     """
     shapes = {name: (module.out_features, module.in_features) for name, module in layers.items()}
+    # Of the devices beside the CPU only CUDA has all that writing takes.
+    device = patcher.load_device if patcher.load_device.type == "cuda" else torch.device("cpu")
     known = open_calibration(earlier.file()) if earlier is not None else None
     if known is not None:
         known.refuse_other_model(hash_layers(shapes))
@@ -108,11 +110,11 @@ def calibrate(plan: CollectionPlan, layers: Layers, patcher, source: str, runs: 
 
     # Windows cannot remove a file that something still has open; ComfyUI empties its temp folder when it starts.
     with TemporaryDirectory(prefix="passes-", dir=folder, ignore_cleanup_errors=True) as parts:
-        found = _all_passes(plan, one_pass, Path(parts), progress, patcher.load_device)
+        found = _all_passes(plan, one_pass, Path(parts), progress, device)
         if known is not None:
             found = merge(known, found)
         found = replace(found, weights=_weights_of(patcher, layers, found.layers))
-        _save(found, path, progress, patcher.load_device)
+        _save(found, path, progress, device)
         summary = describe(found, set(layers))
         # Its files are closed with it.
         del found
@@ -137,8 +139,6 @@ def _all_passes(plan: CollectionPlan, one_pass: Callable[[tuple[str, ...]], Cali
 
 
 def _save(calibration: Calibration, path: Path, progress: NodeProgress, device: torch.device) -> None:
-    """The device is that of the model; only CUDA has all of what it takes."""
-    device = device if device.type == "cuda" else torch.device("cpu")
     def on_part(done: int, count: int) -> None:
         memory.throw_exception_if_processing_interrupted()
         progress.text(f"writing statistics, {done + 1} of {count}")

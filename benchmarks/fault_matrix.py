@@ -25,12 +25,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from .commands import import_all, in_new_interpreter, make_durable_at_once
 from .common import environment, markdown_table
 from .disturbances import disturbances
-from .errands import make_durable_at_once, make_errands
+from .errands import make_errands
 from .failures import ERRORS, failures
 from .injections import DONE, FAULTY, KILLED, REFUSED, Bench, Errand
 from .plan import Injection, Survey, in_turn, rounds_done
@@ -92,12 +94,13 @@ class Matrix:
         return "\n".join([text + least, *lines])
 
 
-def planned(errand: Errand, found: Survey, most: int, kinds: Sequence[str]) -> Iterator[Injection]:
-    """Everything that is injected into an errand; at calls of `kinds` only if any are given."""
-    yield from failures(errand, found, most, kinds or tuple(ERRORS))
-    if not kinds:
-        yield from disturbances(errand, found, most)
-        yield from shortages(errand, found, most)
+def planned(errand: Errand, found: Survey, args: argparse.Namespace) -> Iterator[Injection]:
+    """Everything that is injected into an errand; at calls of `args.kinds` only if any are given."""
+    yield from failures(errand, found, args.most, args.kinds or tuple(ERRORS))
+    if not args.kinds:
+        yield from disturbances(errand, found, args.most)
+        if not args.new:
+            yield from shortages(errand, found, args.most)
 
 
 def plan(errands: Sequence[Errand], shim: Shim, folder: Path, args: argparse.Namespace) -> list[Injection]:
@@ -111,7 +114,7 @@ def plan(errands: Sequence[Errand], shim: Shim, folder: Path, args: argparse.Nam
             surveys[at] = found
     injections = []
     for at, errand in enumerate(errands):
-        more = list(planned(errand, surveys[at], args.most, args.kinds))
+        more = list(planned(errand, surveys[at], args))
         print(f"{errand.title}: {len(more)} injections, one undisturbed run {surveys[at].seconds:.2f} s",
               file=sys.stderr)
         injections += more
@@ -148,9 +151,13 @@ def run(folder: Path, other_disk: Path | None, args: argparse.Namespace) -> Matr
     """All errands whose title contains `args.only`, within `folder`."""
     until = time.monotonic() + args.within
     make_durable_at_once()
+    import_all()
     shim = Shim()
     errands = [errand for errand in make_errands(Bench(shim, folder / "work"), folder / "templates", other_disk)
                if args.only in errand.title]
+    if args.new:
+        errands = [replace(errand, run=in_new_interpreter(errand.run), again=in_new_interpreter(errand.again))
+                   for errand in errands]
     matrix = Matrix(plan(errands, shim, folder, args))
     if not args.plan:
         fill(matrix, shim, folder, args.workers, until)
@@ -173,6 +180,8 @@ def arguments() -> argparse.Namespace:
                         help="positions of a kind in an errand (default: all)")
     parser.add_argument("--only", default="", help="errands whose title contains this")
     parser.add_argument("--kinds", nargs="*", choices=ERRORS, default=(), help="calls of these kinds, and nothing else")
+    parser.add_argument("--new", action="store_true", help="each command in a new interpreter, which takes seconds, "
+                        "and no memory made scarce: to hold the forked ones against")
     parser.add_argument("--workers", type=_positive, default=1, help="injections at a time (default 1)")
     parser.add_argument("--within", type=float, default=math.inf, metavar="SECONDS",
                         help="begin no injection after so long")

@@ -10,11 +10,11 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .shim import Fault, Shim
+from .shim import EVERY, Fault, Shim
 
 #: Seconds after which a run counts as one that hangs.
 _LIMIT = 120
@@ -115,6 +115,7 @@ def _be_child(shim: Shim, work: Callable[[Path], int], folder: Path, said: list[
         if limit is not None:
             limit()
         if fault is not None:
+            os.environ.update(fault.environment())
             shim.arm(fault)
         code = work(folder)
     except SystemExit as end:
@@ -159,11 +160,18 @@ def undisturbed(bench: Bench, errand: Errand) -> Expected:
     return Expected(ended, before, _product(bench, errand), _names(bench))
 
 
-def count(bench: Bench, errand: Errand, kind: str, path: str) -> int:
-    """Calls of that kind, on such paths, in an undisturbed run."""
+def allocations(bench: Bench, errand: Errand, least: int) -> int:
+    """Allocations of `least` bytes or more in an undisturbed run."""
     bench.restore(errand)
-    bench.run(errand.run, Fault(kind, 0, 1 << 40, 1, path))
+    bench.run(errand.run, Fault("memory", 0, 1 << 40, path=str(least)))
     return bench.shim.calls
+
+
+def counts(bench: Bench, errand: Errand, kinds: Iterable[str], path: str) -> dict[str, int]:
+    """Calls of these kinds, on such paths, in an undisturbed run."""
+    bench.restore(errand)
+    bench.run(errand.run, Fault(EVERY, 0, path=path))
+    return {kind: bench.shim.calls_of(kind) for kind in kinds}
 
 
 def inject(bench: Bench, errand: Errand, expected: Expected, fault: Fault | None,

@@ -5,8 +5,10 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
+from .commands import imported_anew
 from .injections import Bench, Errand, Expected, inject
 from .plan import Injection, Survey, ranked, ranks
 from .shim import FOR_EVER, Fault
@@ -30,12 +32,17 @@ def shortages(errand: Errand, survey: Survey, most: int) -> Iterator[Injection]:
                         partial(_limit, errand, expected, room))
 
 
+def poor(errand: Errand) -> Errand:
+    """The errand as one that may run out of memory while the command line is imported."""
+    return replace(errand, run=imported_anew(errand.run))
+
+
 def _fail(errand: Errand, expected: Expected, fault: Fault, bench: Bench) -> tuple[str, str]:
-    return inject(bench, errand, expected, fault)
+    return inject(bench, poor(errand), expected, fault)
 
 
 def _limit(errand: Errand, expected: Expected, room: int, bench: Bench) -> tuple[str, str]:
-    return inject(bench, errand, expected, None, partial(_confine, room))
+    return inject(bench, poor(errand), expected, None, partial(_confine, room))
 
 
 def _confine(room: int) -> None:

@@ -5,8 +5,10 @@
  * Armed by the environment (SHIM_KIND, SHIM_PATH, SHIM_ACTION, SHIM_NTH, SHIM_TIMES) when it is loaded, or later by
  * shim_arm. Calls of the kind on paths that contain SHIM_PATH are counted from 1; those from SHIM_NTH on, SHIM_TIMES of
  * them (0: all), are acted upon. An action is an errno, or one of the negative numbers below. For the kind "memory"
- * SHIM_PATH is the least number of bytes of an allocation that counts. Counts lie in memory shared with forked
- * processes, so that a parent sees how far its child came; one that shim_count_apart was called in begins anew.
+ * SHIM_PATH is the least number of bytes of an allocation that counts; for the kind "every" calls of each kind but that
+ * one are counted, and nothing else happens. Counts lie in memory shared with forked processes and, by SHIM_COUNTS, with
+ * programs that these become, so that a parent sees how far its child came; one that shim_count_apart was called in
+ * begins anew.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -15,6 +17,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -33,8 +36,11 @@ static char kind_wanted[16], path_wanted[1024];
 static size_t least_bytes;
 static int action;
 static long nth, times_left;
-static volatile int armed;
-static struct { long calls, hits; } *counts, early;
+static volatile int armed, every;
+static const char *const kinds[] = {"open", "read", "stat", "list", "close", "advise", "map", "write", "copy", "sync",
+                                    "truncate", "rename", "link", "unlink", "lock", "mkdir"};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+static struct { long calls, hits, of[KINDS]; } *counts, early;
 
 void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
 void *__libc_memalign(size_t, size_t);
@@ -42,6 +48,18 @@ void *__libc_memalign(size_t, size_t);
 void shim_disarm(void) { armed = 0; }
 long shim_calls(void) { return counts->calls; }
 long shim_hits(void) { return counts->hits; }
+
+static int number_of(const char *kind) {
+    int at = 0;
+    while (at < KINDS && strcmp(kinds[at], kind)) at++;
+    return at;
+}
+
+/* Calls of a kind since "every" was armed; -1 for no such kind. */
+long shim_calls_of(const char *kind) {
+    int at = number_of(kind);
+    return at < KINDS ? counts->of[at] : -1;
+}
 
 void shim_arm(const char *kind, const char *path, int what, long from, long times) {
     armed = 0;
@@ -51,19 +69,32 @@ void shim_arm(const char *kind, const char *path, int what, long from, long time
     action = what;
     nth = from;
     times_left = times;
-    counts->calls = counts->hits = 0;
+    memset(counts, 0, sizeof *counts);
+    every = !strcmp(kind, "every");
     armed = 1;
 }
 
-/* 0, or -1 when there is no memory for counts that are shared. */
-int shim_count_apart(void) {
-    void *page = mmap(NULL, sizeof *counts, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+static int share_counts(int memory) {
+    void *page = mmap(NULL, sizeof *counts, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     counts = page == MAP_FAILED ? (void *)&early : page;
     return page == MAP_FAILED ? -1 : 0;
 }
 
+/* 0, or -1 when there is no memory for counts that are shared. */
+int shim_count_apart(void) {
+    int memory = memfd_create("counts", 0);
+    char text[16];
+    snprintf(text, sizeof text, "%d", memory);
+    if (ftruncate(memory, sizeof *counts) || setenv("SHIM_COUNTS", text, 1)) {
+        counts = &early;
+        return -1;
+    }
+    return share_counts(memory);
+}
+
 __attribute__((constructor)) static void begin(void) {
-    shim_count_apart();
+    const char *memory = getenv("SHIM_COUNTS");
+    if (memory) share_counts(atoi(memory)); else shim_count_apart();
     const char *kind = getenv("SHIM_KIND"), *path = getenv("SHIM_PATH"), *what = getenv("SHIM_ACTION");
     const char *from = getenv("SHIM_NTH"), *times = getenv("SHIM_TIMES");
     if (kind && path && what)
@@ -80,15 +111,18 @@ static int chosen(void) {
     return action == STOP ? GO_ON : action;
 }
 
+static int is_wanted(const char *kind) { return armed && (every || !strcmp(kind, kind_wanted)); }
+
 static int decide(const char *kind, const char *path) {
-    if (!armed || !path || strcmp(kind, kind_wanted) || !strstr(path, path_wanted)) return GO_ON;
-    int saved = errno, answer = chosen();
+    if (!path || !is_wanted(kind) || !strstr(path, path_wanted)) return GO_ON;
+    int saved = errno, answer = GO_ON;
+    if (every) __atomic_add_fetch(&counts->of[number_of(kind)], 1, __ATOMIC_SEQ_CST); else answer = chosen();
     errno = saved;
     return answer;
 }
 
 static int decide_fd(const char *kind, int fd) {
-    if (!armed || strcmp(kind, kind_wanted)) return GO_ON;
+    if (!is_wanted(kind)) return GO_ON;
     char name[64] = "/proc/self/fd/", digits[16], path[2048];
     int saved = errno, at = 0;
     if (fd < 0) return GO_ON;

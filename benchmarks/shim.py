@@ -17,6 +17,8 @@ SOURCE = Path(__file__).with_name("shim.c")
 SHORT, KILL, KILL_AFTER, STOP = -1, -2, -3, -4
 #: `Fault.times` of one that lasts.
 FOR_EVER = 0
+#: `Fault.kind` of no fault: calls of every kind are counted.
+EVERY = "every"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Fault:
     nth: int = 1
     times: int = 1
     path: str = ""
+
+    def environment(self) -> dict[str, str]:
+        """What arms a new program with it."""
+        return {"SHIM_KIND": self.kind, "SHIM_PATH": self.path, "SHIM_ACTION": str(self.action),
+                "SHIM_NTH": str(self.nth), "SHIM_TIMES": str(self.times)}
 
 
 def missing() -> str:
@@ -48,9 +55,10 @@ def compiled(folder: Path) -> Path:
 
 
 def run_with_shim(module: str, arguments: Sequence[str], **more: object) -> subprocess.CompletedProcess:
-    """`python -m MODULE ARGUMENTS` as a process that has the shim below it, not armed; one thread for PyTorch."""
+    """`python -m MODULE ARGUMENTS` as a process that has the shim below it, not armed; one thread, no GPU."""
     with tempfile.TemporaryDirectory() as folder:
         added = {"LD_PRELOAD": str(compiled(Path(folder))), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+                 "CUDA_VISIBLE_DEVICES": "",
                  "PYTHONHASHSEED": "0"}  # so that allocations, too, are the same in every run
         return subprocess.run([sys.executable, "-m", module, *arguments], env=os.environ | added, check=False, **more)
 
@@ -62,7 +70,8 @@ class Shim:
         """Raises AttributeError where there is none."""
         self._library = ctypes.CDLL(None)
         self._library.shim_arm.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_long, ctypes.c_long]
-        for name in ("shim_calls", "shim_hits"):
+        self._library.shim_calls_of.argtypes = [ctypes.c_char_p]
+        for name in ("shim_calls", "shim_hits", "shim_calls_of"):
             getattr(self._library, name).restype = ctypes.c_long
 
     def arm(self, fault: Fault) -> None:
@@ -82,6 +91,10 @@ class Shim:
     def calls(self) -> int:
         """Calls of the kind that were counted since `arm`, here and in forked processes."""
         return self._library.shim_calls()
+
+    def calls_of(self, kind: str) -> int:
+        """Calls of a kind since EVERY was armed, as `calls`."""
+        return self._library.shim_calls_of(kind.encode())
 
     @property
     def hits(self) -> int:

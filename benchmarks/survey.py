@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from .disturbances import CHANGES, sound_results
 from .errands import disturbed, kinds_of
-from .injections import Bench, Errand, count, undisturbed
+from .injections import Bench, Errand, allocations, counts, undisturbed
 from .plan import Survey
-from .scarcity import LEAST
+from .scarcity import LEAST, poor
 
 _READING = ("open", "read")
 
@@ -21,12 +21,12 @@ def survey(errand: Errand, kinds: Sequence[str], whole: bool, bench: Bench) -> S
     expected = undisturbed(bench, errand)
     seconds = time.monotonic() - begun
     folder, source = str(bench.folder), str(bench.folder / errand.source)
-    calls = {kind: count(bench, errand, kind, folder) for kind in kinds if kind in kinds_of(errand)}
+    calls = counts(bench, errand, [kind for kind in kinds if kind in kinds_of(errand)], folder)
     if not whole:
         return Survey(expected, seconds, calls, {}, 0, {})
-    allocations = count(bench, errand, "memory", str(LEAST))
+    large = allocations(bench, poor(errand), LEAST)
     if not disturbed(errand):
-        return Survey(expected, seconds, calls, {}, allocations, {})
-    of_source = {kind: count(bench, errand, kind, source) for kind in _READING}
+        return Survey(expected, seconds, calls, {}, large, {})
+    of_source = counts(bench, errand, _READING, source)
     changed = {change.__name__: sound_results(bench, errand, expected, change) for change in CHANGES}
-    return Survey(expected, seconds, calls, of_source, allocations, changed)
+    return Survey(expected, seconds, calls, of_source, large, changed)

@@ -1,7 +1,8 @@
 """Jobs spread over processes below the shim, each with a folder and counts of its own.
 
-A worker is forked from the process that has PyTorch and the engine imported; for every job it forks once more, so that
-nothing of one job, in memory or in a bench, is left for the next. Commands run in the worker's process group.
+A worker is forked from the process that has PyTorch and the engine imported, and forks another that does the jobs, so
+that one which ends its process is told and the next is done all the same. Commands run in the worker's process group,
+so that all end with it.
 """
 
 import contextlib
@@ -83,8 +84,6 @@ def _hire(jobs: Sequence[Callable[[Bench], object]], shim: Shim, folder: Path,
             for pipe in (ours, *others):
                 pipe.close()
             _work(jobs, shim, folder, theirs)
-        except EOFError:
-            pass
         except BaseException:  # noqa: BLE001 - a forked process must not go on as its parent
             traceback.print_exc()
         finally:
@@ -96,22 +95,28 @@ def _hire(jobs: Sequence[Callable[[Bench], object]], shim: Shim, folder: Path,
 
 
 def _work(jobs: Sequence[Callable[[Bench], object]], shim: Shim, folder: Path, pipe: Connection) -> None:
-    """Do what is asked for until the pipe is closed: EOFError then."""
+    """Do what is asked for until the pipe is closed, in a process that is replaced if a job ends it."""
     shim.count_apart()
     folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(shim, folder / "work")
     while True:
-        job = jobs[pipe.recv()]
         process = os.fork()
         if process == 0:
             try:
-                pipe.send(_result(job, bench))
+                _judge(jobs, Bench(shim, folder / "work"), pipe)
+            except EOFError:
                 os._exit(0)
             finally:
                 os._exit(1)
         _, status = os.waitpid(process, 0)
-        if status:
-            pipe.send(Broken(f"the process that judges it ended with {os.waitstatus_to_exitcode(status)}"))
+        if not status:
+            return
+        pipe.send(Broken(f"the process that judges it ended with {os.waitstatus_to_exitcode(status)}"))
+
+
+def _judge(jobs: Sequence[Callable[[Bench], object]], bench: Bench, pipe: Connection) -> None:
+    """EOFError when the pipe is closed."""
+    while True:
+        pipe.send(_result(jobs[pipe.recv()], bench))
 
 
 def _result(job: Callable[[Bench], object], bench: Bench) -> object:

@@ -1,6 +1,7 @@
 """Which device computes, from what the user says."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -69,10 +70,25 @@ def choose_devices(wanted: str, rank: int = 0) -> tuple[torch.device, ...]:
     Under torchrun, rank r takes the r-th GPU for `auto` and `cuda`.
     """
     if wanted == "auto":
-        if torch.cuda.is_available():
-            return (torch.device("cuda", rank % torch.cuda.device_count()),)
+        count, why = _gpus()
+        if count:
+            return (torch.device("cuda", rank % count),)
+        if why:
+            log.warning("No GPU can be used (%s): the CPU computes, which takes longer.", why)
         return (torch.device("cpu"),)
     return tuple(_device(name.strip(), rank) for name in wanted.split(","))
+
+
+def _gpus() -> tuple[int, str]:
+    """How many CUDA GPUs PyTorch can use, and what it says of those that it cannot, '' for nothing.
+
+    It would say so (memory is short, the driver is too old) in a Python warning of several lines, without what follows.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    texts = (str(one.message).partition("(Triggered internally")[0] for one in said)
+    return count, "; ".join(" ".join(text.split()).rstrip(".") for text in texts)
 
 
 def _device(name: str, rank: int) -> torch.device:
@@ -81,10 +97,12 @@ def _device(name: str, rank: int) -> torch.device:
     except RuntimeError:
         raise TpecError(f"There is no device '{name}': use auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count, why = _gpus()
         index = rank % max(count, 1) if device.index is None else device.index
         if index >= count:
-            raise TpecError(f"Device {name} is not there: this PyTorch sees {count} CUDA GPU(s); use --device cpu.")
+            because = f" ({why})" if why else ""
+            raise TpecError(f"Device {name} is not there: this PyTorch sees {count} CUDA GPU(s){because}; use --device "
+                            "cpu.")
         return torch.device("cuda", index)
     if device.type != "cpu":
         raise TpecError(f"Device {name} is not supported: use auto, cpu, cuda or cuda:N.")

@@ -1,5 +1,6 @@
 """One layer on one device: ask for its rounding, in smaller pieces where memory runs out, and tell what it cost."""
 
+import contextlib
 import re
 import time
 from functools import partial
@@ -41,8 +42,8 @@ class Compute:
 
         Raises TpecError for a weight that is not finite or that there is no memory for, Stopped when the run fails.
         """
-        # A stream that is None changes nothing.
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        # Not stream(None): that asks CUDA for its devices, which a run on the CPU has nothing to do with.
+        with torch.inference_mode(), torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
             return self._run(item)
 
     def _run(self, item: Read) -> Result:

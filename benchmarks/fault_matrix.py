@@ -10,9 +10,11 @@ runs again for every call (at most --most of a kind, evenly spread) and every er
 that call on; and is killed (SIGKILL) before, after and, of a write, half-way through that call, and run again. Then
 files are changed under a run that stands still at any of its calls, and memory is made scarce. Linux with gcc only.
 
-Commands have one thread each, so --workers may come near the number of cores. Injections are done in an order of which
-every beginning is spread over commands, calls, errors and positions; what was done is said. Exit code 1 when anything
-is not as promised, else 130 when interrupted, else 0.
+Commands are forked from a process that has imported them (commands.py); --new starts an interpreter for each, to hold
+the others against, which takes seconds of CPU each. No command sees a GPU. Commands have one thread each, so
+--workers may come near the number of cores. Injections are done in an order of which every beginning is spread over
+commands, calls, errors and positions; what was done is said. Exit code 1 when anything is not as promised, else 130
+when interrupted, else 0.
 """
 
 import argparse

@@ -1,8 +1,14 @@
 """Devices from what the user says."""
 
+import logging
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
+from samples import save_flux
 
+from tpec.command.cli import main
 from tpec.device import choose_devices, fast_products
 from tpec.errors import TpecError
 
@@ -35,6 +41,41 @@ def test_devices_that_are_not_there(name: str, words: str) -> None:
 def test_cuda_without_a_gpu_says_what_to_do() -> None:
     with pytest.raises(TpecError, match="sees 0 CUDA GPU.*--device cpu"):
         choose_devices("cuda")
+
+
+def no_gpu_and_why() -> bool:
+    """As PyTorch answers whose driver finds no memory."""
+    warnings.warn("CUDA initialization: out of memory.\n  Setting the\navailable devices to be zero. (Triggered "
+                  "internally at /pytorch/c10/cuda/CUDAFunctions.cpp:119.)", UserWarning, stacklevel=1)
+    return False
+
+
+def test_why_no_gpu_can_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+                                            recwarn: pytest.WarningsRecorder) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", no_gpu_and_why)
+    with caplog.at_level(logging.WARNING):
+        assert choose_devices("auto") == (CPU,)
+    why = "CUDA initialization: out of memory. Setting the available devices to be zero"
+    assert caplog.messages == [f"No GPU can be used ({why}): the CPU computes, which takes longer."]
+    with pytest.raises(TpecError) as caught:
+        choose_devices("cuda:0")
+    assert str(caught.value) == ("Device cuda:0 is not there: this PyTorch sees 0 CUDA GPU(s) "
+                                 f"({why}); use --device cpu.")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("method", ["nearest", "tpec"])
+def test_a_run_on_the_cpu_has_nothing_to_do_with_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      method: str) -> None:
+    """Asking for them begins CUDA: time, memory, and warnings where it has none."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(asked.append("is_available")))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(asked.append("device_count") or ()))
+    source, output = save_flux(tmp_path), tmp_path / "q.safetensors"
+    assert main(["quantize", str(source), "-o", str(output), "--device", "cpu", "--method", method, "--keep-quality",
+                 "2", "--report", str(tmp_path / "r.json")]) == 0
+    assert main(["verify", str(source), str(output)]) == 0 == main(["inspect", str(source)])
+    assert not asked
 
 
 def test_products_stay_exact_on_the_cpu_and_are_restored() -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from samples import environment
+from samples import environment, quick_disk
 
 from benchmarks.plan import positions, ranks
 from benchmarks.shim import missing, run_with_shim
@@ -18,14 +18,8 @@ from benchmarks.shim import missing, run_with_shim
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no fault can be put below a program: {missing()}")
 
 
-def quick(tmp_path: Path) -> Path:
-    """A folder on a disk that is quick to sync."""
-    memory = Path("/dev/shm")
-    return memory if os.access(memory, os.W_OK) else tmp_path
-
-
 def fault_matrix(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return run_with_shim("benchmarks.fault_matrix", ["--folder", str(quick(tmp_path)), *arguments],
+    return run_with_shim("benchmarks.fault_matrix", ["--folder", str(quick_disk(tmp_path)), *arguments],
                          capture_output=True, text=True, timeout=240)
 
 

@@ -69,7 +69,9 @@ class Bench:
         self.folder.mkdir(exist_ok=True)
         wanted = {path.name: path for path in errand.files.iterdir()}
         for path in self.folder.iterdir():
-            if path.name not in wanted or self._known.get(path.name) != _state(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in wanted or self._known.get(path.name) != _state(path):
                 path.unlink()
         for name, path in wanted.items():
             there = self.folder / name

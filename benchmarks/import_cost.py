@@ -1,13 +1,15 @@
-"""What the pack adds to ComfyUI's start: the seconds of loading it beside those of an empty pack.
+"""What the pack adds to ComfyUI's start: the time of loading it beside that of an empty pack.
 
     python -m benchmarks.import_cost
-    python -m benchmarks.import_cost --runs 15 --modules 20
+    python -m benchmarks.import_cost --pairs 15 --modules 20
 
-Every run is a process of its own with ComfyUI's Python: ComfyUI and its built-in nodes are imported first, as at a real
-start, then one pack is loaded by ComfyUI's own `load_custom_node`, which imports it and asks it for its nodes. Runs of
-both packs take turns, after one that writes Python's bytecode, of a copy of this repository's pack. CPU seconds are
-those of the process and hardly depend on what else the machine does. `--modules` lists what took longest, by Python's
-own -X importtime.
+Every start is a process of its own with ComfyUI's Python: ComfyUI and its built-in nodes are imported first, as at a
+real start, then some empty pack, then an empty one and a copy of this repository's pack, in turns this or that way
+round. ComfyUI's own `load_custom_node` loads them, which imports a pack and asks it for its nodes. So the two of a pair
+are measured a moment apart, and their difference says little about what else the machine does; CPU time (of the thread
+that imports, user and system) says less still. Starts with bytecode that is there are counted first, then those that
+have to compile, as the first after an installation or update. `--modules` lists what took longest, by Python's own -X
+importtime, which adds a good part itself.
 """
 
 import argparse
@@ -18,7 +20,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .common import ROOT, markdown_table
 
@@ -34,43 +38,81 @@ class Empty(ComfyExtension):
 async def comfy_entrypoint():
     return Empty()
 """
+#: Loads the packs that are its arguments one after the other and prints a line for each.
 _LOAD = """
 import asyncio, json, logging, sys, time
 
-pack = sys.argv[1]
+packs = sys.argv[1:]
 sys.argv = ["main.py", "--cpu"]
 sys.path.insert(0, "")
 import comfy.options
 comfy.options.enable_args_parsing()
 import execution, nodes, server
 
-async def load():
-    await nodes.init_builtin_extra_nodes()
-    modules, wall, cpu = set(sys.modules), time.perf_counter(), time.process_time()
-    print("LOADING", file=sys.stderr)
-    if not await nodes.load_custom_node(pack):
+async def load(pack):
+    modules, wall, cpu = set(sys.modules), time.perf_counter(), time.thread_time()
+    loaded = await nodes.load_custom_node(pack)
+    wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+    if not loaded:
         sys.exit("the pack did not load")
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print("LOADED", file=sys.stderr)
+    print(f"LOADED {pack}", file=sys.stderr)
     return {"wall": wall, "cpu": cpu, "modules": len(set(sys.modules) - modules)}
 
-print(json.dumps(asyncio.run(load())))
+async def load_all():
+    await nodes.init_builtin_extra_nodes()
+    print("LOADED ComfyUI", file=sys.stderr)
+    return [await load(pack) for pack in packs]
+
+print(json.dumps(asyncio.run(load_all())))
 """
-
-
 #: What a user's start of ComfyUI does not have; without bytecode every start would compile anew.
 _NOT_OF_A_START = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 
 
-def load_once(comfy: Path, python: str, pack: Path, *flags: str) -> tuple[dict[str, float], str]:
-    """Seconds and number of modules of one load in a new process, and what Python said on stderr meanwhile."""
-    env = {name: value for name, value in os.environ.items() if name not in _NOT_OF_A_START}
-    done = subprocess.run([python, *flags, "-c", _LOAD, str(pack)], cwd=comfy, env=env | {"OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"ComfyUI could not load {pack}:\n{done.stderr[-3000:]}")
-    said = done.stderr.partition("LOADING\n")[2].partition("LOADED\n")[0]
-    return json.loads(done.stdout.splitlines()[-1]), said
+class Load(NamedTuple):
+    """Seconds of loading one pack, and how many modules it brought."""
+
+    wall: float
+    cpu: float
+    modules: int
+
+
+class Pair(NamedTuple):
+    """Loads of one start."""
+
+    empty: Load
+    ours: Load
+
+
+class Starts:
+    """Starts of one ComfyUI with copies of the packs below `folder`."""
+
+    def __init__(self, comfy: Path, python: str, folder: Path) -> None:
+        self._comfy, self._python = comfy, python
+        self._first, self._empty = (_empty_pack(folder / name) for name in ("first_pack", "empty_pack"))
+        self._ours = _this_pack(folder / "tpec_fp8")
+
+    def pair(self, ours_first: bool, cold: bool = False) -> Pair:
+        """One start; `cold` without the bytecode of this pack."""
+        if cold:
+            for cache in list(self._ours.rglob("__pycache__")):
+                shutil.rmtree(cache)
+        both = [self._ours, self._empty] if ours_first else [self._empty, self._ours]
+        loads = [Load(**facts) for facts in json.loads(self._run([self._first, *both]).stdout.splitlines()[-1])]
+        return Pair(*(loads[:0:-1] if ours_first else loads[1:]))
+
+    def import_times(self) -> str:
+        """What Python says on stderr while this pack is loaded."""
+        said = self._run([self._first, self._ours], "-X", "importtime").stderr
+        return said.partition(f"LOADED {self._first}\n")[2]
+
+    def _run(self, packs: Sequence[Path], *flags: str) -> subprocess.CompletedProcess[str]:
+        env = {name: value for name, value in os.environ.items() if name not in _NOT_OF_A_START}
+        done = subprocess.run([self._python, *flags, "-c", _LOAD, *map(str, packs)], cwd=self._comfy,
+                              env=env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"ComfyUI could not load {packs[-1]}:\n{done.stderr[-3000:]}")
+        return done
 
 
 def slowest(said: str, count: int) -> str:
@@ -83,7 +125,8 @@ def slowest(said: str, count: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=9, help="of each pack (default: 9)")
+    parser.add_argument("--pairs", type=int, default=9, help="starts with bytecode, a pair of packs each (default: 9)")
+    parser.add_argument("--cold", type=int, default=3, help="starts without this pack's bytecode (default: 3)")
     parser.add_argument("--modules", type=int, default=0, metavar="N", help="list the N slowest modules as well")
     args = parser.parse_args()
     comfy = find_comfy()
@@ -91,31 +134,26 @@ def main() -> None:
     if not comfy or not python:
         raise SystemExit("There is no ComfyUI: set COMFYUI_PATH, and COMFYUI_PYTHON to its Python.")
     with tempfile.TemporaryDirectory() as folder:
-        packs = {"empty pack": _empty_pack(Path(folder)), "this pack": _this_pack(Path(folder))}
-        seen: dict[str, list[dict[str, float]]] = {name: [] for name in packs}
-        for number in range(args.runs + 1):
-            for name, pack in packs.items():
-                facts, _ = load_once(comfy, python, pack)
-                if number:
-                    seen[name].append(facts)
-        said = load_once(comfy, python, packs["this pack"], "-X", "importtime")[1] if args.modules else ""
-    print(f"{args.runs} runs of each; ms above the empty pack in the last column\n")
-    print(markdown_table(["pack", "modules", "wall: least", "median", "CPU: least", "median", "above: CPU median"],
-                         [_row(name, runs, seen["empty pack"]) for name, runs in seen.items()]))
+        starts = Starts(comfy, python, Path(folder))
+        starts.pair(ours_first=False)  # leaves bytecode and warm disks
+        warm = [starts.pair(number % 2 == 1) for number in range(args.pairs)]
+        cold = [starts.pair(number % 2 == 1, cold=True) for number in range(args.cold)]
+        said = starts.import_times() if args.modules else ""
+    rows = [row for name, pairs in (("", warm), (", first start", cold)) if pairs for row in _rows(name, pairs)]
+    print(f"ms; {args.pairs} starts, and {args.cold} that compile the pack\n")
+    print(markdown_table(["", "modules", "CPU: least", "median", "most", "wall: least", "median", "most"], rows))
     if args.modules:
         print("\n" + slowest(said, args.modules))
 
 
-def _empty_pack(folder: Path) -> Path:
-    pack = folder / "empty_pack"
+def _empty_pack(pack: Path) -> Path:
     pack.mkdir()
     (pack / "__init__.py").write_text(_EMPTY, "utf-8")
     shutil.copy(ROOT / "pyproject.toml", pack)
     return pack
 
 
-def _this_pack(folder: Path) -> Path:
-    pack = folder / "tpec_fp8"
+def _this_pack(pack: Path) -> Path:
     for name in ("tpec", "nodes", "web"):
         shutil.copytree(ROOT / name, pack / name)
     for name in ("__init__.py", "pyproject.toml"):
@@ -123,12 +161,19 @@ def _this_pack(folder: Path) -> Path:
     return pack
 
 
-def _row(name: str, runs: list[dict[str, float]], base: list[dict[str, float]]) -> list[str]:
-    def ms(key: str, choose=statistics.median, of: list[dict[str, float]] = runs) -> float:
-        return 1e3 * choose(run[key] for run in of)
+def _rows(name: str, pairs: list[Pair]) -> list[list[str]]:
+    def row(what: str, modules: str, values: dict[str, list[float]]) -> list[str]:
+        times = [f"{1e3 * choose(values[key]):.0f}" for key in ("cpu", "wall")
+                 for choose in (min, statistics.median, max)]
+        return [what + name, modules, *times]
 
-    times = [f"{ms(key, choose):.0f}" for key in ("wall", "cpu") for choose in (min, statistics.median)]
-    return [name, str(runs[0]["modules"]), *times, f"{ms('cpu') - ms('cpu', of=base):.0f}"]
+    def of(which: str) -> dict[str, list[float]]:
+        return {key: [getattr(getattr(pair, which), key) for pair in pairs] for key in ("cpu", "wall")}
+
+    empty, ours = of("empty"), of("ours")
+    above = {key: [high - low for high, low in zip(ours[key], empty[key], strict=True)] for key in ours}
+    return [row("empty pack", str(pairs[0].empty.modules), empty), row("this pack", str(pairs[0].ours.modules), ours),
+            row("**difference in pairs**", "", above)]
 
 
 if __name__ == "__main__":

@@ -2,19 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from comfy_api.latest import io, ui
 
 from .calibration.presets import CUSTOM, PRESET_NAMES, Preset
-from .handles import CALIBRATION, CATEGORY, CalibrationHandle
 from .host.progress import NodeProgress
-from .host.sampling import Job, Progress, sample, sampler_inputs
+from .schema.sampling import sampler_inputs
+from .schema.sockets import CALIBRATION, CATEGORY
 
 if TYPE_CHECKING:
+    import torch
+
     from ..tpec.statistics.gradients import GradientStats
     from ..tpec.statistics.watching import Collector
     from .calibration.calibrating import Layers
     from .calibration.latents import Size
+    from .handles import CalibrationHandle
 
 
 class TPECCalibrate(io.ComfyNode):
@@ -62,13 +64,14 @@ class TPECCalibrate(io.ComfyNode):
     @classmethod
     def execute(cls, model, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str, runs: int,
                 positive: list | None = None, negative: list | None = None, latent_image: dict | None = None,
-                calibration: CalibrationHandle | None = None, sensitivity: bool = False, clip=None, prompts: str = "",
+                calibration: "CalibrationHandle | None" = None, sensitivity: bool = False, clip=None, prompts: str = "",
                 preset: str = CUSTOM) -> io.NodeOutput:
         from .calibration.calibrating import calibrate, linear_layers, plan_for, refuse_quantized
         from .calibration.conditioning import make_conditionings
         from .calibration.latents import empty_latent, size_of
         from .calibration.weighing import weighed
         from .host.backward import with_gradients
+        from .host.sampling import Job, Progress, sample
 
         how = Preset.named(preset, runs, steps, sensitivity)
         layers = linear_layers(model.model.diffusion_model)
@@ -84,7 +87,7 @@ class TPECCalibrate(io.ComfyNode):
 
         def sample_all(patcher) -> None:
             for run in range(runs):
-                def on_step(step: int, x0: torch.Tensor, run: int = run) -> None:
+                def on_step(step: int, x0: "torch.Tensor", run: int = run) -> None:
                     bar.step(x0)
                     progress.text(f"run {run + 1} of {runs}, step {step + 1} of {how.steps}")
 

@@ -3,9 +3,9 @@
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from .calibration.prompts import DEFAULT_PROMPTS
-from .handles import CALIBRATION, CATEGORY
+from .calibration.text_prompts import DEFAULT_PROMPTS
 from .host.progress import NodeProgress
+from .schema.sockets import CALIBRATION, CATEGORY
 
 
 class TPECCalibrateText(io.ComfyNode):

@@ -1,12 +1,12 @@
 """TPECSaveCalibration and TPECLoadCalibration: keep statistics, to quantize again or to add to them later."""
 
 import os
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
 from ..tpec.files.publish import IF_EXISTS, publish
-from .handles import CALIBRATION, CATEGORY, CalibrationHandle
 from .host.paths import (
     CALIBRATION_FOLDER,
     calibration_root,
@@ -16,6 +16,10 @@ from .host.paths import (
 )
 from .saving.containment import safe_parts, save_target
 from .saving.save_once import file_state, fingerprint, save_once
+from .schema.sockets import CALIBRATION, CATEGORY
+
+if TYPE_CHECKING:
+    from .handles import CalibrationHandle
 
 
 class TPECSaveCalibration(io.ComfyNode):
@@ -51,7 +55,7 @@ class TPECSaveCalibration(io.ComfyNode):
         return fingerprint("TPECSaveCalibration", name, if_exists)
 
     @classmethod
-    def execute(cls, calibration: CalibrationHandle, name: str, if_exists: str) -> io.NodeOutput:
+    def execute(cls, calibration: "CalibrationHandle", name: str, if_exists: str) -> io.NodeOutput:
         root = calibration_root()
         source = calibration.file()
         # A saved calibration that was loaded keeps its path when it is written anew.
@@ -82,6 +86,7 @@ class TPECLoadCalibration(io.ComfyNode):
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         from ..tpec.statistics.storage import open_calibration
+        from .handles import CalibrationHandle
 
         path = listed_path(CALIBRATION_FOLDER, name)
         summary = open_calibration(path).summary()

@@ -7,10 +7,10 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..tpec.errors import TpecError
 from ..tpec.page.theme import THEMES
-from .handles import CATEGORY
 from .host.links import linked_outputs
 from .host.progress import NodeProgress
-from .host.sampling import Job, Progress, job_inputs
+from .schema.sampling import job_inputs
+from .schema.sockets import CATEGORY
 
 if TYPE_CHECKING:
     from .drawing.distance import Runs
@@ -66,6 +66,7 @@ class TPECCompare(io.ComfyNode):
                 theme: str = "dark") -> io.NodeOutput:
         from .drawing.distance import Distance, join, run_model
         from .drawing.plot import line_plot
+        from .host.sampling import Job, Progress
 
         node = cls.hidden.unique_id
         if vae is None and _PICTURES in linked_outputs(cls.hidden.dynprompt, node):

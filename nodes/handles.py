@@ -4,8 +4,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import io
-
 from ..tpec.errors import TpecError
 from .saving.temp_files import TempFile
 
@@ -14,12 +12,6 @@ if TYPE_CHECKING:
     from ..tpec.model.structure import Structure
     from ..tpec.run.report import Report
     from ..tpec.settings import Settings
-
-CHECKPOINT = io.Custom("TPEC_CHECKPOINT")
-CALIBRATION = io.Custom("TPEC_CALIBRATION")
-QUANTIZED = io.Custom("TPEC_QUANTIZED")
-
-CATEGORY = "TPEC FP8"
 
 
 @dataclass(frozen=True)

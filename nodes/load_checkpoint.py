@@ -1,15 +1,19 @@
 """TPECLoadCheckpoint: choose a model file and see what quantizing it would do."""
 
 import os
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.model.families import family_names
+from ..tpec.model.order import family_names
 from ..tpec.settings import Settings
-from .handles import CATEGORY, CHECKPOINT, CheckpointHandle
 from .host.memory import torch_devices
 from .host.paths import source_names, source_path
+from .schema.sockets import CATEGORY, CHECKPOINT
+
+if TYPE_CHECKING:
+    from .handles import CheckpointHandle
 
 
 class TPECLoadCheckpoint(io.ComfyNode):
@@ -66,6 +70,7 @@ class TPECLoadCheckpoint(io.ComfyNode):
     def execute(cls, checkpoint: str, family: str) -> io.NodeOutput:
         from ..tpec.files.checkpoint import open_checkpoint
         from ..tpec.model.diffusers import in_comfyui_layout
+        from .handles import CheckpointHandle
         from .host.structure import structure_of
 
         opened = in_comfyui_layout(open_checkpoint(source_path(checkpoint)))
@@ -74,7 +79,7 @@ class TPECLoadCheckpoint(io.ComfyNode):
         return io.NodeOutput(handle, text, ui=ui.PreviewText(text))
 
 
-def describe(handle: CheckpointHandle) -> str:
+def describe(handle: "CheckpointHandle") -> str:
     """What the engine would do with default settings, or why it cannot."""
     from ..tpec.model.plan import make_plan
     from ..tpec.run.memory import describe_needs

@@ -1,15 +1,20 @@
 """TPECLoadScaledFP8: use the result without saving it."""
 
+from typing import TYPE_CHECKING
+
 import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..tpec.errors import TpecError
-from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .host.links import linked_outputs
 from .host.progress import NodeProgress
 from .saving.temp_files import keep_with
+from .schema.sockets import CATEGORY, QUANTIZED
+
+if TYPE_CHECKING:
+    from .handles import QuantizedHandle
 
 PARTS = ("MODEL", "CLIP", "VAE")
 
@@ -31,7 +36,7 @@ class TPECLoadScaledFP8(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, quantized: QuantizedHandle) -> io.NodeOutput:
+    def execute(cls, quantized: "QuantizedHandle") -> io.NodeOutput:
         from .host.results import ensure_file
 
         handle = ensure_file(quantized, NodeProgress(cls.hidden.unique_id))
@@ -49,12 +54,12 @@ class TPECLoadScaledFP8(io.ComfyNode):
                                for index, part in enumerate(parts)))
 
 
-def _absent(handle: QuantizedHandle, index: int) -> str:
+def _absent(handle: "QuantizedHandle", index: int) -> str:
     return (f"{handle.path.name} is a file of the kind {handle.kind} and holds no {PARTS[index]}: "
             f"take {PARTS[index]} from another loader.")
 
 
-def _load(handle: QuantizedHandle) -> tuple[object | None, object | None, object | None]:
+def _load(handle: "QuantizedHandle") -> tuple[object | None, object | None, object | None]:
     """MODEL, CLIP and VAE of the file, None for those it does not hold."""
     path = str(handle.path)
     embeddings = folder_paths.get_folder_paths("embeddings")

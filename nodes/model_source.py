@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io, ui
 
-from .handles import CATEGORY, CHECKPOINT
 from .load_checkpoint import describe
+from .schema.sockets import CATEGORY, CHECKPOINT
 
 
 class TPECModelSource(io.ComfyNode):

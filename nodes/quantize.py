@@ -2,27 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.patterns import check_pattern
 from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings, part_names
 from .calibration.presets import AUTO, CHOICES
-from .handles import (
-    CALIBRATION,
-    CATEGORY,
-    CHECKPOINT,
-    QUANTIZED,
-    CalibrationHandle,
-    CheckpointHandle,
-    QuantizeRequest,
-)
 from .host.memory import device_choices, torch_devices
 from .host.paths import source_names, source_path
 from .host.progress import NodeProgress
+from .schema.sockets import CALIBRATION, CATEGORY, CHECKPOINT, QUANTIZED
 
-_DEFAULT = Settings()
+if TYPE_CHECKING:
+    from .handles import CalibrationHandle, CheckpointHandle
+
 _NONE = "none"
 
 
@@ -47,16 +41,16 @@ class TPECQuantizeFP8(io.ComfyNode):
                 CHECKPOINT.Input("checkpoint"),
                 CALIBRATION.Input("calibration", optional=True,
                                   tooltip="What the model's own activations look like: halves the error or better."),
-                io.Combo.Input("method", options=list(METHODS), default=_DEFAULT.method,
+                io.Combo.Input("method", options=list(METHODS), default=Settings.method,
                                tooltip="tpec corrects errors while rounding; nearest is plain rounding, to compare."),
-                io.Combo.Input("format", options=list(FORMATS), default=_DEFAULT.format,
+                io.Combo.Input("format", options=list(FORMATS), default=Settings.format,
                                tooltip="universal loads in every ComfyUI since 2024; comfy_quant in 0.4 and later; "
                                        "scaled_fp8 is the older form alone."),
-                io.Combo.Input("matmul", options=list(MATMULS), default=_DEFAULT.matmul,
+                io.Combo.Input("matmul", options=list(MATMULS), default=Settings.matmul,
                                tooltip="full_precision keeps the quality. fp8 lets GPUs multiply in FP8 if they can, "
                                        "which is faster but rounds the inputs as well; auto does so in the layers "
                                        "where that costs least, which takes a calibration."),
-                io.Boolean.Input("keep_distillation", default=_DEFAULT.keep_distillation, optional=True,
+                io.Boolean.Input("keep_distillation", default=Settings.keep_distillation, optional=True,
                                  tooltip="Chroma: keep the distilled guidance layers as they are."),
                 io.Int.Input("top_k", default=0, min=0, max=4096, optional=True, advanced=True,
                              tooltip="Principal components corrected without calibration. 0: the method's own number."),
@@ -70,7 +64,7 @@ class TPECQuantizeFP8(io.ComfyNode):
                                tooltip="Where to compute. auto is ComfyUI's own device; several GPUs share "
                                        "the layers."),
                 # Last, so that values of saved workflows keep their places.
-                io.Boolean.Input("keep_nonfinite", default=_DEFAULT.keep_nonfinite, optional=True, advanced=True,
+                io.Boolean.Input("keep_nonfinite", default=Settings.keep_nonfinite, optional=True, advanced=True,
                                  tooltip="Copy biases, norms and other kept parameters that hold NaN or infinite "
                                          "values as they are, instead of refusing the file."),
                 io.Float.Input("keep_quality", default=0.0, min=0.0, max=90.0, step=0.5, optional=True,
@@ -86,10 +80,10 @@ class TPECQuantizeFP8(io.ComfyNode):
                 io.String.Input("part", default="", optional=True, advanced=True,
                                 tooltip="Text encoders of a full checkpoint to quantize as well, separated by commas: "
                                         "t5xxl. Whatever is not named stays as it is."),
-                io.Boolean.Input("only_part", default=_DEFAULT.only_part, optional=True, advanced=True,
+                io.Boolean.Input("only_part", default=Settings.only_part, optional=True, advanced=True,
                                  tooltip="Of a full checkpoint, write the diffusion model alone, with the parts named "
                                          "above: a file for diffusion_models."),
-                io.Boolean.Input("embeddings", default=_DEFAULT.embeddings, optional=True, advanced=True,
+                io.Boolean.Input("embeddings", default=Settings.embeddings, optional=True, advanced=True,
                                  tooltip="Make a text encoder's token embedding FP8 as well, with one scale. Needs the "
                                          "format comfy_quant."),
             ],
@@ -100,6 +94,8 @@ class TPECQuantizeFP8(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, device: str | None = None, like: str | None = None, include: str | None = None,
                         exclude: str | None = None) -> bool | str:
+        from ..tpec.patterns import check_pattern
+
         # In place of the combos' own check, so that prompts can name several devices. What is linked is None here.
         texts = {"device": device, "like": like, "include": include, "exclude": exclude}
         if wrong := [name for name, value in texts.items() if not isinstance(value, (str, type(None)))]:
@@ -114,14 +110,15 @@ class TPECQuantizeFP8(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, checkpoint: CheckpointHandle, method: str, format: str, matmul: str,
-                calibration: CalibrationHandle | None = None, keep_distillation: bool = _DEFAULT.keep_distillation,
+    def execute(cls, checkpoint: "CheckpointHandle", method: str, format: str, matmul: str,
+                calibration: "CalibrationHandle | None" = None, keep_distillation: bool = Settings.keep_distillation,
                 top_k: int = 0, num_iter: int = -1, include: str = "", exclude: str = "",
-                device: str = "auto", keep_nonfinite: bool = _DEFAULT.keep_nonfinite,
-                keep_quality: float = _DEFAULT.keep_quality, like: str = _NONE, calibrate: str = AUTO,
-                part: str = "", only_part: bool = _DEFAULT.only_part,
-                embeddings: bool = _DEFAULT.embeddings) -> io.NodeOutput:
+                device: str = "auto", keep_nonfinite: bool = Settings.keep_nonfinite,
+                keep_quality: float = Settings.keep_quality, like: str = _NONE, calibrate: str = AUTO,
+                part: str = "", only_part: bool = Settings.only_part,
+                embeddings: bool = Settings.embeddings) -> io.NodeOutput:
         from .calibration.automatic import with_own_calibration
+        from .handles import QuantizeRequest
         from .host.results import plan_of, quantized
 
         settings = Settings(

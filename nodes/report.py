@@ -1,9 +1,14 @@
 """TPECReport: what quantizing did to each layer, as a picture and a table."""
 
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io, ui
 
 from ..tpec.page.theme import THEMES
-from .handles import CATEGORY, QUANTIZED, QuantizedHandle
+from .schema.sockets import CATEGORY, QUANTIZED
+
+if TYPE_CHECKING:
+    from .handles import QuantizedHandle
 
 
 class TPECReport(io.ComfyNode):
@@ -28,7 +33,7 @@ class TPECReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, quantized: QuantizedHandle, theme: str = "dark") -> io.NodeOutput:
+    def execute(cls, quantized: "QuantizedHandle", theme: str = "dark") -> io.NodeOutput:
         from .drawing.bars import bar_picture
 
         picture = bar_picture(quantized.report, theme)

@@ -1,16 +1,20 @@
 """TPECSaveScaledFP8: give the result a name among ComfyUI's models, and that name to the stock loaders."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
 from ..tpec.files.publish import IF_EXISTS, publish
-from .handles import CATEGORY, QUANTIZED, QuantizedHandle
 from .host.paths import free_space, loader_name, save_choices, save_root
 from .host.progress import NodeProgress
 from .saving.containment import safe_parts
 from .saving.save_once import fingerprint, save_once, stands
+from .schema.sockets import CATEGORY, QUANTIZED
+
+if TYPE_CHECKING:
+    from .handles import QuantizedHandle
 
 
 class _ComboType(str):
@@ -68,7 +72,7 @@ class TPECSaveScaledFP8(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(cls, filename: str, folder: str, if_exists: str,
-                          quantized: QuantizedHandle | None = None) -> list[str]:
+                          quantized: "QuantizedHandle | None" = None) -> list[str]:
         """Called before anything this node needs is computed."""
         from .saving.destination import destination, kind_of_result, refuse_taken, room_left
 
@@ -86,7 +90,7 @@ class TPECSaveScaledFP8(io.ComfyNode):
         return fingerprint(*_choice(filename, folder, if_exists))
 
     @classmethod
-    def execute(cls, quantized: QuantizedHandle, filename: str, folder: str, if_exists: str) -> io.NodeOutput:
+    def execute(cls, quantized: "QuantizedHandle", filename: str, folder: str, if_exists: str) -> io.NodeOutput:
         root = save_root(quantized.kind, folder)
         path = save_once(_choice(filename, folder, if_exists), quantized.key,
                          lambda: _publish(cls.hidden.unique_id, quantized, folder, filename, if_exists))
@@ -99,7 +103,7 @@ def _choice(filename: str, folder: str, if_exists: str) -> tuple[str, ...]:
     return "TPECSaveScaledFP8", filename, folder, if_exists
 
 
-def _publish(node_id: str, quantized: QuantizedHandle, folder: str, filename: str, if_exists: str) -> Path:
+def _publish(node_id: str, quantized: "QuantizedHandle", folder: str, filename: str, if_exists: str) -> Path:
     from .host.results import ensure_file
     from .saving.destination import destination, refuse_taken
 

@@ -7,15 +7,13 @@ import subprocess
 import sys
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from imports import MODULES, PACK, imported_by, relative_imports
 from samples import REPOSITORY, environment
 
 ENGINE = sorted((REPOSITORY / "tpec").rglob("*.py"))
-PACK = sorted(path for folder in ("tpec", "nodes") for path in (REPOSITORY / folder).rglob("*.py"))
 SOURCES = [*PACK, REPOSITORY / "__init__.py", *sorted((REPOSITORY / "tests").rglob("*.py")),
            *sorted((REPOSITORY / "benchmarks").rglob("*.py"))]
 COMFY = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "execution", "server"}
@@ -47,14 +45,6 @@ MOST_FILES = 12
 MOST_LINES = 320
 
 
-class Import(NamedTuple):
-    """`from .target import name`: the target as a path below the repository, without suffix."""
-
-    target: tuple[str, ...]
-    name: str
-    line: int
-
-
 def ids(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
 
@@ -68,17 +58,6 @@ def absolute_imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             found.add(node.module.partition(".")[0])
     return found
-
-
-def relative_imports(path: Path, root: Path = REPOSITORY, in_functions: bool = True) -> Iterator[Import]:
-    """Every relative import, also those inside functions unless told otherwise."""
-    folder = path.relative_to(root).parent.parts
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree) if in_functions else tree.body:
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = folder[: len(folder) - (node.level - 1)]
-            target = (*base, *(node.module.split(".") if node.module else ()))
-            yield from (Import(target, name.name, node.lineno) for name in node.names)
 
 
 def package_of(parts: tuple[str, ...]) -> str:
@@ -117,10 +96,7 @@ def test_a_forbidden_import_is_found(tmp_path: Path) -> None:
 
 def test_no_import_goes_in_a_circle() -> None:
     """Imports at the top of modules; those inside functions are made late for good reasons."""
-    modules = {path.relative_to(REPOSITORY).with_suffix("").parts: path for path in PACK}
-    arrows = {parts: {(*found.target, found.name) if (*found.target, found.name) in modules else found.target
-                      for found in relative_imports(path, in_functions=False)} & modules.keys()
-              for parts, path in modules.items()}
+    arrows = {parts: imported_by(path) for parts, path in MODULES.items()}
     while arrows:
         leaves = [parts for parts, targets in arrows.items() if not targets & arrows.keys()]
         assert leaves, f"these import each other: {sorted('/'.join(parts) for parts in arrows)}"

@@ -4,12 +4,11 @@ import re
 
 #: How CUDA, HIP, their libraries, Triton and the host's allocator say that memory ran out, where no exception of its
 #: own does. A library that cannot make its handle has found no room for its workspace.
-_NO_MEMORY = re.compile(
+_NO_MEMORY = (
     r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|failed to allocate|bad_alloc"
     r"|OutOfMemory|MemoryAllocation|memory allocation failed|ALLOC_FAILED|rocblas_status_memory_error"
     r"|can't start new thread"
-    r"|CUBLAS_STATUS_NOT_INITIALIZED|(STATUS_NOT_INITIALIZED|STATUS_INTERNAL_ERROR).*calling `\w*create",
-    re.IGNORECASE)
+    r"|CUBLAS_STATUS_NOT_INITIALIZED|(STATUS_NOT_INITIALIZED|STATUS_INTERNAL_ERROR).*calling `\w*create")
 #: Characters of a message.
 _LONGEST = 2000
 
@@ -27,7 +26,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and re.search(_NO_MEMORY, str(error), re.IGNORECASE) is not None
 
 
 def sentence(error: BaseException) -> str:

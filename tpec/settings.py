@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from .errors import TpecError
-from .patterns import check_pattern
 
 Method = Literal["tpec", "nearest"]
 Format = Literal["universal", "comfy_quant", "scaled_fp8"]
@@ -58,6 +57,8 @@ class Settings:
         if self.embeddings and self.format != "comfy_quant":
             raise TpecError(f"Embeddings in FP8 need the format comfy_quant, not {self.format}: versions of ComfyUI "
                             "that read the older form do not apply their scale.")
+        from .patterns import check_pattern  # not needed for the defaults, which ComfyUI's start asks for
+
         check_pattern("include", self.include)
         check_pattern("exclude", self.exclude)
 

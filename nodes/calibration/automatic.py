@@ -32,7 +32,7 @@ from .encoding import calibrate_encoder
 from .latents import Size, empty_latent, modest, size_of
 from .loading import loaded_encoder, loaded_model
 from .prompt_free import UNFIT, Embeddings, find_embeddings, spread_of
-from .prompts import DEFAULT_PROMPTS
+from .text_prompts import DEFAULT_PROMPTS
 from .weighing import weighed
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """How much to calibrate, in plain words."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...tpec.errors import TpecError
 
@@ -12,8 +12,7 @@ CHOICES = [AUTO, NEVER]
 CUSTOM = "custom"
 
 
-@dataclass(frozen=True)
-class Preset:
+class Preset(NamedTuple):
     """Samplings, steps of each, and whether the model is run backwards, too."""
 
     runs: int

@@ -9,7 +9,6 @@ import folder_paths
 
 from ...tpec.errors import TpecError
 from ...tpec.files.naming import is_model_name, shard_name
-from ...tpec.files.shards import indexes
 
 SOURCE_FOLDERS = ("diffusion_models", "checkpoints", "text_encoders")
 CALIBRATION_FOLDER = "tpec_calibration"
@@ -44,10 +43,12 @@ def _model_of(folder: str, name: str, known: dict[Path, dict[str, str]]) -> tupl
     index = known[place].get(os.path.basename(name))
     if index:
         return (place, index), os.path.join(os.path.dirname(name), index)
-    return (place, shard.stem, shard.count, shard.ending), name
+    return (place, shard.stem, shard.total, shard.ending), name
 
 
 def _indexes(place: Path) -> dict[str, set[str]]:
+    from ...tpec.files.shards import indexes
+
     try:
         return indexes(place)
     except OSError:  # what is wrong there is said when the model is opened

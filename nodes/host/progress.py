@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import comfy.model_management as memory
 import comfy.utils
 from server import PromptServer
 
-from ...tpec.run.progress import Progress
+if TYPE_CHECKING:
+    from ...tpec.run.progress import Progress
 
 _TEXT_SECONDS = 0.25
 _STEPS = 1000
@@ -23,7 +25,7 @@ class NodeProgress:
         self._bar = comfy.utils.ProgressBar(_STEPS, node_id=node_id)
         self._written = 0.0
 
-    def __call__(self, event: Progress) -> None:
+    def __call__(self, event: "Progress") -> None:
         """Raises ComfyUI's interrupt exception when the user cancelled."""
         memory.throw_exception_if_processing_interrupted()
         part = event.done / event.total if event.total else 1.0

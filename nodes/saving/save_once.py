@@ -2,16 +2,15 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 #: A save node's id and its widgets' values.
 Choice = tuple[str, ...]
 State = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class _Saved:
+class _Saved(NamedTuple):
     """The file, its state then, what it holds, and how often it had gone before."""
 
     path: Path

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from imports import at_start
 
 HERE = Path(__file__).parent
 
@@ -29,8 +30,11 @@ def inside(comfy_install: tuple[Path, str], tmp_path_factory: pytest.TempPathFac
 
 
 def test_comfyuis_start_imports_nothing_that_only_runs_need(inside):
-    """benchmarks/import_cost.py has the milliseconds."""
-    assert inside("start.py") == ["11"]
+    """As tests/test_start.py reads it from the sources; indexes of shards are read where there are shards."""
+    count, *found = inside("start.py")
+    assert count == "11"
+    expected = {".".join(parts).removesuffix(".__init__") for parts in at_start()}
+    assert set(found) - {f"tpec.files.{name}" for name in ("dtypes", "header", "shards")} == expected
 
 
 def test_every_form_of_memory_error_sends_the_work_to_the_cpu(inside):

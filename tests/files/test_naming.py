@@ -41,7 +41,7 @@ def test_default_name_of_a_folder_is_the_folders(tmp_path: Path, monkeypatch: py
 
 def test_parts_of_a_shards_name() -> None:
     shard = shard_name("m-00002-of-00012.fp16.SafeTensors")
-    assert (shard.stem, shard.number, shard.count) == ("m", 2, 12)
+    assert (shard.stem, shard.number, shard.total) == ("m", 2, 12)
     assert shard.sibling(11) == "m-00011-of-00012.fp16.SafeTensors"
     for name in ("m.safetensors", "m-00001-of-00001.safetensors", "m-1-of-2.safetensors", "m-00001-of-00002.bin",
                  "-00001-of-00002.safetensors", "m-00001-of-00002.safetensors.index.json"):

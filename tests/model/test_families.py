@@ -1,5 +1,7 @@
 """Which layouts are recognised, under which prefix, and which are refused with their reason."""
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -8,17 +10,18 @@ from samples import HIDDEN, Shapes, chroma_shapes, t5xxl_shapes, write_shapes
 from tpec.command.demo import flux_shapes
 from tpec.errors import TpecError
 from tpec.files.checkpoint import open_checkpoint
+from tpec.model import families
 from tpec.model.families import (
     FAMILIES,
     Detection,
     Family,
     detect,
-    family_names,
     find,
     fits,
     refuse_incomplete,
     spelled,
 )
+from tpec.model.order import family_names
 
 
 def found(folder: Path, shapes: Shapes, wanted: str = "auto", include: str = "") -> Detection:
@@ -48,6 +51,13 @@ def guidance() -> Shapes:
 def test_names() -> None:
     assert family_names() == ("auto", *FAMILIES)
     assert {"flux", "chroma", "t5xxl"} <= FAMILIES.keys()
+
+
+def test_every_family_has_its_place_in_the_order() -> None:
+    names = [info.name for info in pkgutil.iter_modules(families.__path__)]
+    modules = [importlib.import_module(f"{families.__name__}.{name}") for name in names]
+    written = {value.name for module in modules for value in vars(module).values() if isinstance(value, Family)}
+    assert written == FAMILIES.keys() | {"custom", "generic"}
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])

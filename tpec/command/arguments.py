@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..model.families import family_names
+from ..model.order import family_names
 from ..settings import FORMATS, MATMULS, METHODS
 from ..version import __version__
 from .checks import inspect_file, verify_files

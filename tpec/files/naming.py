@@ -4,8 +4,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import TpecError
 
@@ -17,24 +17,22 @@ _OTHER_FORMATS = frozenset({".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gg
 #: Where diffusers pipelines have their diffusion model, and what it is called there, whatever it is.
 DIFFUSION_FOLDERS = ("transformer", "unet")
 _NAMELESS = "diffusion_pytorch_model"
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})((?:\.[^.]+)?(?:\.safetensors|\.sft))", re.IGNORECASE)
+_SHARD = r"(.+)-(\d{5})-of-(\d{5})((?:\.[^.]+)?(?:\.safetensors|\.sft))"
 # Superscript digits are digits there, and what follows a space or dot does not count.
-_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *([.:].*)?",
-                     re.IGNORECASE | re.DOTALL)
+_DEVICE = r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *([.:].*)?"
 
 
-@dataclass(frozen=True)
-class ShardName:
-    """A name like model-00002-of-00003.safetensors: `number` 2 of `count` 3."""
+class ShardName(NamedTuple):
+    """A name like model-00002-of-00003.safetensors: `number` 2 of `total` 3."""
 
     stem: str
     number: int
-    count: int
+    total: int
     ending: str
 
     def sibling(self, number: int) -> str:
         """The name of another shard of the same model."""
-        return f"{self.stem}-{number:05d}-of-{self.count:05d}{self.ending}"
+        return f"{self.stem}-{number:05d}-of-{self.total:05d}{self.ending}"
 
 
 def is_model_name(name: str) -> bool:
@@ -44,7 +42,7 @@ def is_model_name(name: str) -> bool:
 
 def is_device(part: str) -> bool:
     """Whether Windows takes this name for a device, whatever the folder."""
-    return _DEVICE.fullmatch(part.rstrip(". ")) is not None
+    return re.fullmatch(_DEVICE, part.rstrip(". "), re.IGNORECASE | re.DOTALL) is not None
 
 
 def is_bare_name(name: str) -> bool:
@@ -54,7 +52,8 @@ def is_bare_name(name: str) -> bool:
 
 def shard_name(name: str) -> ShardName | None:
     """The parts of a shard's name; None for a whole file, also for the only shard of one."""
-    match = _SHARD.fullmatch(name)
+    # Few names are, so that most lists of files need no regular expression.
+    match = re.fullmatch(_SHARD, name, re.IGNORECASE) if "-of-" in name.lower() else None
     if match is None or int(match[3]) < 2:
         return None
     return ShardName(match[1], int(match[2]), int(match[3]), match[4])

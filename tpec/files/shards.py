@@ -123,7 +123,7 @@ def _models(names: Iterable[str]) -> list[str]:
     models: dict[object, str] = {}
     for name in names:
         shard = shard_name(name)
-        models.setdefault((shard.stem, shard.count, shard.ending) if shard else name, name)
+        models.setdefault((shard.stem, shard.total, shard.ending) if shard else name, name)
     return [name for name in models.values() if not is_default_output(name)] or list(models.values())
 
 
@@ -140,10 +140,10 @@ def index_beside(shard: Path) -> Path | None:
 
 def siblings(path: Path, shard: ShardName) -> list[str]:
     """The names of all shards of a model that has no index. Raises TpecError that names those that are not there."""
-    names = [shard.sibling(number) for number in range(1, shard.count + 1)]
+    names = [shard.sibling(number) for number in range(1, shard.total + 1)]
     missing = [name for name in names if not os.path.isfile(path.with_name(name))]
     if missing:
         shown = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
-        raise TpecError(f"{path.name} is one of {shard.count} shards of a model, which is not complete without "
+        raise TpecError(f"{path.name} is one of {shard.total} shards of a model, which is not complete without "
                         f"{shown}: download what is missing into the same folder.")
     return names

@@ -1,12 +1,10 @@
 """The page's style sheet: the report's two themes, by what the reader's system prefers, from a phone's width on."""
 
-from dataclasses import asdict
-
 from .theme import THEMES, Theme
 
 
 def _colours(theme: Theme) -> str:
-    return " ".join(f"--{name}: {colour};" for name, colour in asdict(theme).items())
+    return " ".join(f"--{name}: {colour};" for name, colour in theme._asdict().items())
 
 
 STYLE = f"""

@@ -1,10 +1,9 @@
 """The colours of a report, dark and light, for pictures and pages alike."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Theme:
+class Theme(NamedTuple):
     """Colours as '#rrggbb': background, text, quiet text, lines, the reference, the result, and what stands out."""
 
     paper: str

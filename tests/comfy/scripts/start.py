@@ -1,4 +1,4 @@
-"""What ComfyUI's start imports of the pack: prints the number of its nodes, then the heavy modules that it took."""
+"""What ComfyUI's start imports of the pack: prints the number of its nodes, then the pack's modules, one a line."""
 
 import asyncio
 import sys
@@ -9,9 +9,6 @@ from pack import comfy_entrypoint
 
 import nodes  # noqa: F401
 
-HEAVY = ("tpec.run.pipeline", "tpec.rounding", "tpec.statistics", "tpec.model.plan", "tpec.files.checkpoint",
-         "nodes.host.results", "nodes.host.structure", "nodes.calibration.automatic", "nodes.drawing")
-
 
 async def start() -> int:
     extension = await comfy_entrypoint()
@@ -21,5 +18,5 @@ async def start() -> int:
 
 print(asyncio.run(start()))
 for name in sorted(sys.modules):
-    if name.startswith(tuple(f"pack.{heavy}" for heavy in HEAVY)):
-        print(name)
+    if name.startswith("pack."):
+        print(name.removeprefix("pack."))

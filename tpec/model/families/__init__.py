@@ -6,9 +6,9 @@ Which modules ComfyUI really gives a scale to was read from its v0.33.0 sources 
 from .detection import Detection, choose_parts, detect, never_read, part_of, recognise, refuse_incomplete
 from .family import DROP, KEEP, QUANTIZE, Action, Blocks, Drop, Encoder, Family, Keep, Key, find, fits, pattern, spelled
 from .refusals import foreign
-from .table import CUSTOM, DIFFUSION, ENCODER_PREFIXES, FAMILIES, GENERIC, PREFIXES, TEXT, family_names
+from .table import CUSTOM, DIFFUSION, ENCODER_PREFIXES, FAMILIES, GENERIC, PREFIXES, TEXT
 
 __all__ = ["CUSTOM", "DIFFUSION", "DROP", "ENCODER_PREFIXES", "FAMILIES", "GENERIC", "KEEP", "PREFIXES", "QUANTIZE",
            "TEXT", "Action", "Blocks", "Detection", "Drop", "Encoder", "Family", "Keep", "Key", "choose_parts",
-           "detect", "family_names", "find", "fits", "foreign", "never_read", "part_of", "pattern", "recognise",
+           "detect", "find", "fits", "foreign", "never_read", "part_of", "pattern", "recognise",
            "refuse_incomplete", "spelled"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import TpecError
 from ...files.header import TensorInfo
+from ..order import family_names
 from ..structure import Structure
 from .completeness import missing, readable
 from .family import Encoder, Family, Key, find
@@ -18,7 +19,6 @@ from .table import (
     PREFIXES,
     TEXT,
     encoder_prefixes,
-    family_names,
 )
 
 Tensors = Mapping[str, TensorInfo]

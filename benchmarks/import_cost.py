@@ -40,7 +40,7 @@ async def comfy_entrypoint():
 """
 #: Loads the packs that are its arguments one after the other and prints a line for each.
 _LOAD = """
-import asyncio, json, logging, sys, time
+import asyncio, json, sys, time
 
 packs = sys.argv[1:]
 sys.argv = ["main.py", "--cpu"]

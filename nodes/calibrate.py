@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from .calibration.presets import CUSTOM, PRESET_NAMES, Preset
-from .host.progress import NodeProgress
 from .schema.sampling import sampler_inputs
 from .schema.sockets import CALIBRATION, CATEGORY
 
@@ -71,6 +70,7 @@ class TPECCalibrate(io.ComfyNode):
         from .calibration.latents import empty_latent, size_of
         from .calibration.weighing import weighed
         from .host.backward import with_gradients
+        from .host.progress import NodeProgress
         from .host.sampling import Job, Progress, sample
 
         how = Preset.named(preset, runs, steps, sensitivity)

@@ -4,7 +4,6 @@ from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
 from .calibration.text_prompts import DEFAULT_PROMPTS
-from .host.progress import NodeProgress
 from .schema.sockets import CALIBRATION, CATEGORY
 
 
@@ -36,6 +35,7 @@ class TPECCalibrateText(io.ComfyNode):
     def execute(cls, clip, prompts: str) -> io.NodeOutput:
         from .calibration.conditioning import prompt_lines
         from .calibration.encoding import calibrate_encoder
+        from .host.progress import NodeProgress
 
         lines = prompt_lines(prompts)
         if not lines:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.files.publish import IF_EXISTS, publish
+from ..tpec.files.publish import IF_EXISTS
 from .host.paths import (
     CALIBRATION_FOLDER,
     calibration_root,
@@ -14,8 +14,6 @@ from .host.paths import (
     listed_path,
     loader_name,
 )
-from .saving.containment import safe_parts, save_target
-from .saving.save_once import file_state, fingerprint, save_once
 from .schema.sockets import CALIBRATION, CATEGORY
 
 if TYPE_CHECKING:
@@ -43,6 +41,8 @@ class TPECSaveCalibration(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str = "a") -> bool | str:
+        from .saving.containment import safe_parts
+
         # Before the sampling, not after it.
         try:
             safe_parts(name)
@@ -52,10 +52,16 @@ class TPECSaveCalibration(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, calibration, name: str, if_exists: str) -> str:
+        from .saving.save_once import fingerprint
+
         return fingerprint("TPECSaveCalibration", name, if_exists)
 
     @classmethod
     def execute(cls, calibration: "CalibrationHandle", name: str, if_exists: str) -> io.NodeOutput:
+        from ..tpec.files.publish import publish
+        from .saving.containment import save_target
+        from .saving.save_once import file_state, save_once
+
         root = calibration_root()
         source = calibration.file()
         # A saved calibration that was loaded keeps its path when it is written anew.

@@ -7,8 +7,6 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..tpec.errors import TpecError
 from ..tpec.page.theme import THEMES
-from .host.links import linked_outputs
-from .host.progress import NodeProgress
 from .schema.sampling import job_inputs
 from .schema.sockets import CATEGORY
 
@@ -66,6 +64,8 @@ class TPECCompare(io.ComfyNode):
                 theme: str = "dark") -> io.NodeOutput:
         from .drawing.distance import Distance, join, run_model
         from .drawing.plot import line_plot
+        from .host.links import linked_outputs
+        from .host.progress import NodeProgress
         from .host.sampling import Job, Progress
 
         node = cls.hidden.unique_id

@@ -8,9 +8,6 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..tpec.errors import TpecError
-from .host.links import linked_outputs
-from .host.progress import NodeProgress
-from .saving.temp_files import keep_with
 from .schema.sockets import CATEGORY, QUANTIZED
 
 if TYPE_CHECKING:
@@ -37,7 +34,10 @@ class TPECLoadScaledFP8(io.ComfyNode):
 
     @classmethod
     def execute(cls, quantized: "QuantizedHandle") -> io.NodeOutput:
+        from .host.links import linked_outputs
+        from .host.progress import NodeProgress
         from .host.results import ensure_file
+        from .saving.temp_files import keep_with
 
         handle = ensure_file(quantized, NodeProgress(cls.hidden.unique_id))
         parts = _load(handle)

@@ -11,7 +11,6 @@ from ..tpec.settings import FORMATS, MATMULS, METHODS, Settings, part_names
 from .calibration.presets import AUTO, CHOICES
 from .host.memory import device_choices, torch_devices
 from .host.paths import source_names, source_path
-from .host.progress import NodeProgress
 from .schema.sockets import CALIBRATION, CATEGORY, CHECKPOINT, QUANTIZED
 
 if TYPE_CHECKING:
@@ -119,6 +118,7 @@ class TPECQuantizeFP8(io.ComfyNode):
                 embeddings: bool = Settings.embeddings) -> io.NodeOutput:
         from .calibration.automatic import with_own_calibration
         from .handles import QuantizeRequest
+        from .host.progress import NodeProgress
         from .host.results import plan_of, quantized
 
         settings = Settings(

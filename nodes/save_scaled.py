@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from ..tpec.errors import TpecError
-from ..tpec.files.publish import IF_EXISTS, publish
+from ..tpec.files.publish import IF_EXISTS
 from .host.paths import free_space, loader_name, save_choices, save_root
-from .host.progress import NodeProgress
-from .saving.containment import safe_parts
-from .saving.save_once import fingerprint, save_once, stands
 from .schema.sockets import CATEGORY, QUANTIZED
 
 if TYPE_CHECKING:
@@ -64,6 +61,8 @@ class TPECSaveScaledFP8(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename: str = "a") -> bool | str:
+        from .saving.containment import safe_parts
+
         try:
             safe_parts(filename)
         except TpecError as error:
@@ -74,7 +73,9 @@ class TPECSaveScaledFP8(io.ComfyNode):
     def check_lazy_status(cls, filename: str, folder: str, if_exists: str,
                           quantized: "QuantizedHandle | None" = None) -> list[str]:
         """Called before anything this node needs is computed."""
+        from .host.progress import NodeProgress
         from .saving.destination import destination, kind_of_result, refuse_taken, room_left
+        from .saving.save_once import stands
 
         node = cls.hidden.unique_id
         kind = kind_of_result(cls.hidden.dynprompt, node, "quantized")
@@ -87,10 +88,14 @@ class TPECSaveScaledFP8(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, quantized, filename: str, folder: str, if_exists: str) -> str:
+        from .saving.save_once import fingerprint
+
         return fingerprint(*_choice(filename, folder, if_exists))
 
     @classmethod
     def execute(cls, quantized: "QuantizedHandle", filename: str, folder: str, if_exists: str) -> io.NodeOutput:
+        from .saving.save_once import save_once
+
         root = save_root(quantized.kind, folder)
         path = save_once(_choice(filename, folder, if_exists), quantized.key,
                          lambda: _publish(cls.hidden.unique_id, quantized, folder, filename, if_exists))
@@ -104,6 +109,8 @@ def _choice(filename: str, folder: str, if_exists: str) -> tuple[str, ...]:
 
 
 def _publish(node_id: str, quantized: "QuantizedHandle", folder: str, filename: str, if_exists: str) -> Path:
+    from ..tpec.files.publish import publish
+    from .host.progress import NodeProgress
     from .host.results import ensure_file
     from .saving.destination import destination, refuse_taken
 

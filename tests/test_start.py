@@ -14,7 +14,7 @@ OF_RUNS = {
     "tpec/files/shards", "tpec/model/diffusers", "tpec/model/families", "tpec/model/plan", "tpec/page/page",
     "tpec/patterns", "tpec/rounding", "tpec/run", "tpec/statistics", "nodes/calibration/automatic",
     "nodes/calibration/calibrating", "nodes/calibration/latents", "nodes/drawing", "nodes/handles",
-    "nodes/host/results", "nodes/host/sampling", "nodes/host/structure", "nodes/saving/destination",
+    "nodes/host/progress", "nodes/host/results", "nodes/host/sampling", "nodes/host/structure", "nodes/saving",
 }
 #: Each of these takes a good part of a millisecond wherever it is built: more than a module without them.
 SLOW = {"dataclass", "dataclasses.dataclass", "re.compile", "Enum", "enum.Enum"}

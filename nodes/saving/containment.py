@@ -17,11 +17,11 @@ MOST_BYTES = 200
 MOST_BYTES_ALTOGETHER = 800
 
 #: A colon is a drive's or that of an alternate data stream.
-_FORBIDDEN = frozenset('<>:"|?*')
+_FORBIDDEN = re.compile(r'[<>:"|?*]')
 #: Control characters, halves of characters, line and paragraph separators.
 _UNFIT = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: They make a name look like another one.
-_TURNS_TEXT = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_TURNS_TEXT = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def safe_parts(filename: str) -> list[str]:
@@ -47,7 +47,7 @@ def _fault(part: str) -> str:
         return "contains '..': enter a name inside the folder"
     if not part or part == ".":
         return "has an empty part: check its slashes"
-    if (_FORBIDDEN | _TURNS_TEXT) & set(part) or _UNFIT & set(map(unicodedata.category, part)):
+    if _FORBIDDEN.search(part) or _TURNS_TEXT.search(part) or _UNFIT & set(map(unicodedata.category, part)):
         return ("holds a character that not every system allows (one of < > : \" | ? * or a control character): "
                 "leave it out")
     if is_device(part) or part[-1] in ". ":

@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 #: A save node's id and its widgets' values.
 Choice = tuple[str, ...]
 State = tuple[int, int]
 
 
-class _Saved(NamedTuple):
+@dataclass(frozen=True)
+class _Saved:
     """The file, its state then, what it holds, and how often it had gone before."""
 
     path: Path

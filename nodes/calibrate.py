@@ -9,6 +9,8 @@ from .schema.sampling import sampler_inputs
 from .schema.sockets import CALIBRATION, CATEGORY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from ..tpec.statistics.gradients import GradientStats
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from .calibration.calibrating import Layers
     from .calibration.latents import Size
     from .handles import CalibrationHandle
+    from .host.sampling import Job
 
 
 class TPECCalibrate(io.ComfyNode):
@@ -68,6 +71,7 @@ class TPECCalibrate(io.ComfyNode):
         from .calibration.calibrating import calibrate, linear_layers, plan_for, refuse_quantized
         from .calibration.conditioning import make_conditionings
         from .calibration.latents import empty_latent, size_of
+        from .calibration.prompt_free import Beside, beside, fitting
         from .calibration.weighing import weighed
         from .host.backward import with_gradients
         from .host.progress import NodeProgress
@@ -82,26 +86,33 @@ class TPECCalibrate(io.ComfyNode):
         lines = _lines(model, prompts, how.runs) if positive is None else []
         runs = max(how.runs, len(lines))
         given = make_conditionings(clip, lines, positive, negative, progress.counted("prompt"))
+        jobs = [(Job(*given.of_run(run), latent, how.steps, cfg, sampler_name, scheduler), (seed + run) % 2**64)
+                for run in range(runs)]
+        more = beside(given, runs, jobs[0][0]) if calibration is None else Beside()
         plan = plan_for(layers, model, how.sensitivity)
-        bar = Progress(model, cls.hidden.unique_id, len(plan.passes) * runs * how.steps)
+        bar = Progress(model, cls.hidden.unique_id, len(plan.passes) * (runs + len(more.jobs)) * how.steps)
 
-        def sample_all(patcher) -> None:
-            for run in range(runs):
-                def on_step(step: int, x0: "torch.Tensor", run: int = run) -> None:
+        def sample_these(patcher, jobs: "Sequence[tuple[Job, int]]", said: str) -> None:
+            for number, (job, noise) in enumerate(jobs):
+                def on_step(step: int, x0: "torch.Tensor", number: int = number) -> None:
                     bar.step(x0)
-                    progress.text(f"run {run + 1} of {runs}, step {step + 1} of {how.steps}")
+                    progress.text(f"{said} {number + 1} of {len(jobs)}, step {step + 1} of {how.steps}")
 
-                job = Job(*given.of_run(run), latent, how.steps, cfg, sampler_name, scheduler)
-                sample(patcher, job, (seed + run) % 2**64, on_step)
+                sample(patcher, job, noise, on_step)
 
         def run_all(inputs: "Collector", watched: "Layers") -> "dict[str, GradientStats]":
+            def sample_all(patcher) -> None:
+                sample_these(patcher, jobs, "run")
+                with inputs.beside(more.share), fitting():
+                    sample_these(patcher, more.jobs, "run without a prompt")
+
             if how.sensitivity:
                 return with_gradients(weighed(model, inputs), watched, inputs, plan.device, sample_all)
             sample_all(weighed(model, inputs))
             return {}
 
         handle = calibrate(plan, layers, model, type(model.model).__name__, runs, run_all, calibration, progress)
-        text = "\n".join([handle.summary, *_notes(len(lines), size)])
+        text = "\n".join([handle.summary, *_notes(len(lines), len(more.jobs), size)])
         return io.NodeOutput(handle, text, ui=ui.PreviewText(text))
 
 
@@ -114,8 +125,9 @@ def _lines(model, prompts: str, runs: int) -> list[str]:
     return prompt_lines(prompts) or list(BUILT_IN[kind_of(model)][:runs])
 
 
-def _notes(prompts: int, size: "Size | None") -> list[str]:
+def _notes(prompts: int, beside: int, size: "Size | None") -> list[str]:
     """What was not connected and so chosen here."""
     plural = "s" if prompts > 1 else ""
     return [*([f"sampled with {prompts} prompt{plural}"] if prompts else []),
+            *([f"also {beside} times without a prompt, as few prompts show too little"] if beside else []),
             *([f"at the model's usual size, {size.text()}"] if size is not None else [])]

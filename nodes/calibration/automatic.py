@@ -31,7 +31,7 @@ from .conditioning import prompt_lines
 from .encoding import calibrate_encoder
 from .latents import Size, empty_latent, modest, size_of
 from .loading import loaded_encoder, loaded_model
-from .prompt_free import UNFIT, Embeddings, find_embeddings, spread_of
+from .prompt_free import NO_GUIDANCE, UNFIT, Embeddings, find_embeddings, spread_of
 from .text_prompts import DEFAULT_PROMPTS
 from .weighing import weighed
 
@@ -182,7 +182,7 @@ class _Sampling:
 
 
 def _job(text: list, latent: dict, steps: int) -> Job:
-    return Job(text, text, latent, steps, 1.0, "euler", "simple")
+    return Job(text, text, latent, steps, NO_GUIDANCE, "euler", "simple")
 
 
 def sample_prompt_free(patcher, progress: NodeProgress) -> CalibrationHandle:

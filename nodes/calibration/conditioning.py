@@ -21,6 +21,11 @@ class Conditionings:
     def of_run(self, run: int) -> tuple[list, list]:
         return self.positives[run % len(self.positives)], self.negative
 
+    @property
+    def prompts(self) -> int:
+        """How many there are; a batch has several."""
+        return sum(len(positive[0][0]) for positive in self.positives)
+
 
 def prompt_lines(text: str) -> list[str]:
     """One prompt per line, without empty ones."""

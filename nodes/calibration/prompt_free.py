@@ -3,13 +3,19 @@
 A model sampled with both by turns shows its layers nearly what prompts show them; either alone does less.
 """
 
+import logging
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 
 from ...tpec.errors import TpecError, is_out_of_memory
+from ..host.sampling import LATENT_OPTIONS, Job
+from .conditioning import Conditionings
+
+log = logging.getLogger(__name__)
 
 #: What ComfyUI's models raise on embeddings that are not theirs.
 UNFIT = (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError)
@@ -25,6 +31,15 @@ _POOLED = re.compile(
 #: What UNets read beside the pooled embedding in the same vector: sizes, crops and scores, 256 values each.
 _SIZE_VALUES = (0, 6 * 256, 5 * 256)
 _LENGTH = 77
+#: The cfg of samplings in which positive and negative are the same.
+NO_GUIDANCE = 1.0
+#: Samplings without a prompt beside those with fewer prompts than `FEW`, which show too little of what pictures can be:
+#: as many as these, within bounds.
+BESIDE, FEW = (2, 8), 16
+#: How many prompts they count as, all together.
+_WORTH = 4
+#: Their noise is nobody's choice of a seed.
+_SEED = 2**40
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,60 @@ class Embeddings:
         if self.masked:
             options["attention_mask"] = torch.ones(1, _LENGTH, dtype=torch.long)
         return [[tokens, options]]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Samplings without a prompt beside those with prompts: jobs with their seeds, and what each input there counts."""
+
+    jobs: Sequence[tuple[Job, int]] = ()
+    share: float = 1.0
+
+
+def beside(given: Conditionings, runs: int, job: Job) -> Beside:
+    """Those for so many runs of jobs like `job` with the given prompts; none where these are many.
+
+    Inputs of all of them together count as those of _WORTH prompts.
+    """
+    samples = job.latent["samples"]
+    if given.prompts >= FEW or getattr(samples, "is_nested", False):
+        return Beside()
+    rows = runs * len(samples)
+    count = min(max(rows, BESIDE[0]), BESIDE[1])
+    one = {"samples": samples[:1], **{name: job.latent[name] for name in LATENT_OPTIONS if name in job.latent}}
+    texts = (_without_prompt(given.positives[0], number) for number in range(count))
+    jobs = [(replace(job, positive=text, negative=text, latent=one, cfg=NO_GUIDANCE), _SEED + number)
+            for number, text in enumerate(texts)]
+    evaluated = rows * (1 if job.cfg == NO_GUIDANCE else 2)
+    return Beside(jobs, _WORTH / given.prompts * evaluated / count)
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Within, what models raise on made-up embeddings is logged, and no more; being out of memory is another thing."""
+    try:
+        yield
+    except UNFIT as error:
+        if is_out_of_memory(error):
+            raise
+        log.warning("TPEC: the model takes no made-up text, so that it saw its prompts alone", exc_info=error)
+
+
+def _without_prompt(conditioning: list, number: int) -> list:
+    """Of one sample, shaped as this one: no text where `number` is even, else text made up."""
+    make, spread = torch.Generator().manual_seed(number), spread_of(number // 2)
+
+    def like(values: torch.Tensor, deviation: float) -> torch.Tensor:
+        first = values[:1]
+        noise = torch.randn(first.shape, generator=make) * deviation
+        return noise.to(first) if number % 2 else torch.zeros_like(first)
+
+    found = []
+    for tokens, options in conditioning:
+        pooled = options.get("pooled_output")
+        plain = options if pooled is None else {**options, "pooled_output": like(pooled, spread.pooled)}
+        found.append([like(tokens, spread.tokens), plain])
+    return found
 
 
 def find_embeddings(patcher, sample_once: Callable[[list], object]) -> Embeddings:

@@ -11,7 +11,8 @@ import torch
 #: Called after each step with its index and the model's present idea of the result.
 OnStep = Callable[[int, torch.Tensor], None]
 
-_LATENT_OPTIONS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+#: What a latent says beside its values of how large they are for a model.
+LATENT_OPTIONS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Job:
 
 def sample(model, job: Job, seed: int, on_step: OnStep) -> torch.Tensor:
     """One run; the latent, on the CPU as a rule."""
-    options = {name: job.latent[name] for name in _LATENT_OPTIONS if name in job.latent}
+    options = {name: job.latent[name] for name in LATENT_OPTIONS if name in job.latent}
     latent = comfy.sample.fix_empty_latent_channels(model, job.latent["samples"], **options)
     noise = comfy.sample.prepare_noise(latent, seed, job.latent.get("batch_index"))
     return comfy.sample.sample(

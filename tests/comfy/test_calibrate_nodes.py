@@ -106,6 +106,9 @@ def test_sensitivity_sees_both_sides_of_the_guidance(server: ComfyServer, tinyfl
     """Also where ComfyUI evaluates them one after the other, as it does with prompts of different lengths."""
     nodes = calibrating(tinyflux, count=1, steps=4, runs=4, seed=8, sensitivity=True)
     nodes["negative"]["inputs"]["tokens"] = tokens
+    # Added to another, there are no samplings without a prompt beside it.
+    nodes["first"] = p.node("TPECCalibrate", **{**nodes["calibrate"]["inputs"], "model": ["model", 0], "steps": 1})
+    nodes["calibrate"]["inputs"]["calibration"] = ["first", 0]
     start = len(server.log())
     server.succeed({**nodes, "show": p.node("PreviewAny", source=["calibrate", 1])}, 580)
     seen = Counter(re.findall(r"TEST evaluation (\w+) of ([01+]+)", server.log()[start:]))

@@ -36,22 +36,27 @@ def encoded(server: ComfyServer, start: int) -> list[str]:
 
 
 def test_one_node_with_prompts_is_several_nodes_with_conditionings(server: ComfyServer, tinyflux: str, captions):
-    """The same prompts, one after the other with the next seed, each added to the one before."""
+    """The same prompts, one after the other with the next seed, each added to the one before.
+
+    The first of each is added to another calibration, too: alone, a few prompts have samplings without any beside them.
+    """
     def keeping(source: str, name: str) -> dict[str, dict]:
         return {"store": p.node("TPECSaveCalibration", calibration=[source, 0], name=name, if_exists="overwrite")}
 
-    server.succeed({**prompted(tinyflux, 64, prompts="\n".join(captions[32:35]), steps=2),
-                    **keeping("calibrate", "one_node")})
-    nodes = prompted(tinyflux, 64, steps=2)
+    one = prompted(tinyflux, 64, prompts="\n".join(captions[32:35]), steps=2)
+    one["earlier"] = p.node("TPECCalibrate", **{**one["calibrate"]["inputs"], "prompts": captions[40]})
+    one["calibrate"]["inputs"]["calibration"] = ["earlier", 0]
+    server.succeed({**one, **keeping("calibrate", "one_node")})
+    nodes = {**prompted(tinyflux, 64, steps=2), "earlier": one["earlier"]}
     common = nodes.pop("calibrate")["inputs"]
-    del nodes["show"], nodes["clip"], common["clip"]
+    del nodes["show"], common["clip"]
     for at in range(3):
         for side in ("positive", "negative"):
             nodes[f"{side}{at}"] = p.node("TestStoredConditioning", filename=p.CONDITIONING, first=32 + at, count=1,
                                           empty=side == "negative")
         nodes[f"c{at}"] = p.node("TPECCalibrate", **{
             **common, "seed": 5 + at, "positive": [f"positive{at}", 0], "negative": [f"negative{at}", 0],
-            **({"calibration": [f"c{at - 1}", 0]} if at else {})})
+            "calibration": [f"c{at - 1}" if at else "earlier", 0]})
     server.succeed({**nodes, **keeping("c2", "several_nodes")})
     one, several = (open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors")
                     for name in ("one_node", "several_nodes"))
@@ -61,6 +66,27 @@ def test_one_node_with_prompts_is_several_nodes_with_conditionings(server: Comfy
         assert a.tokens == b.tokens
         # Memory lies elsewhere in each run, so that MKL may sum in another order.
         assert (a.second_moment() - b.second_moment()).norm() < 1e-2 * b.second_moment().norm(), name
+
+
+def test_few_prompts_have_samplings_without_a_prompt_beside_them(server: ComfyServer, tinyflux: str, captions):
+    """With noise of their own, no guidance, and not in the statistics of modulation, which read real embeddings."""
+    def tokens(calibration, layer: str) -> int:
+        return calibration.stats(layer).tokens
+
+    def collected(name: str, **inputs: object) -> tuple[str, object]:
+        nodes = prompted(tinyflux, 64, **{"steps": 2, **inputs})
+        outcome = server.succeed({**nodes, "store": p.node(
+            "TPECSaveCalibration", calibration=["calibrate", 0], name=name, if_exists="overwrite")})
+        return outcome.text("show"), open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors")
+
+    text, few = collected("few", prompts="\n".join(captions[:3]), runs=3)
+    assert "also 3 times without a prompt" in text and "3 runs" in text
+    # Three runs of two steps with both sides of the guidance, and three without: 4 x 4 tokens of picture.
+    assert tokens(few, "double_blocks.0.img_attn.qkv") == (3 * 2 * 2 + 3 * 2) * 16
+    assert tokens(few, "double_blocks.0.img_mod.lin") == 3 * 2 * 2
+    text, many = collected("many", prompts="\n".join(captions[:16]), runs=16, steps=1)
+    assert "without a prompt" not in text
+    assert tokens(many, "double_blocks.0.img_attn.qkv") == 16 * 2 * 16
 
 
 @pytest.mark.slow
@@ -99,7 +125,7 @@ def test_what_is_connected_wins(server: ComfyServer, tinyflux: str):
     nodes["positive"] = p.node("TestStoredConditioning", filename=p.CONDITIONING, first=0, count=1, empty=False)
     start = len(server.log())
     outcome = server.succeed(nodes)
-    assert encoded(server, start) == [] and "prompt" not in outcome.text("show")
+    assert encoded(server, start) == [] and "sampled with" not in outcome.text("show")
     del nodes["calibrate"]["inputs"]["negative"], nodes["calibrate"]["inputs"]["clip"]
     server.succeed(nodes)
 

@@ -89,6 +89,22 @@ def test_inputs_count_by_the_weight_of_their_time(model: Attention) -> None:
     assert stats.absmax == max(part.abs().max().float().item() for part in rows), "the largest is the largest"
 
 
+def test_runs_beside_count_by_their_share_and_not_for_single_vectors(model: Attention) -> None:
+    real, made_up = batch(0), batch(1)
+    with Collector(modules(model)) as collector, torch.no_grad():
+        model(real)
+        with collector.beside(0.25):
+            model(made_up)
+            model(made_up[:, :1])
+            model(made_up[:, 0])
+        model(real)
+    stats = collector.finish(shapes()).stats("q")
+    one, other = real.reshape(-1, WIDTH).double(), made_up.reshape(-1, WIDTH).double()
+    expected = (2 * one.T @ one + 0.25 * other.T @ other) / (2.25 * len(one))
+    assert torch.allclose(stats.second_moment().double(), expected, atol=1e-5)
+    assert stats.tokens == 3 * len(one)
+
+
 def test_shared_inputs_are_one_group(model: Attention) -> None:
     with Collector(modules(model)) as collector, torch.no_grad():
         model(batch(0))

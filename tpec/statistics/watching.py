@@ -113,9 +113,10 @@ class Collector:
         #: Of inputs of one vector per sample, the last one's values and group by width.
         self._vectors: dict[int, tuple[torch.Tensor, str]] = {}
         self._hooks = ExitStack()
-        self._paused = False
+        self._paused = self._beside = False
         #: What inputs count from now on beside others; 1 on average, where it changes.
         self.weight = 1.0
+        self._share = 1.0
 
     def __enter__(self) -> "Collector":
         for name, module in self._modules.items():
@@ -137,6 +138,8 @@ class Collector:
         return hook
 
     def _see(self, name: str, rows: torch.Tensor, given: torch.Tensor) -> None:
+        if self._beside and _one_vector(rows):
+            return
         same = next((seen.group for seen in self._recent if seen.tensor is given and seen.unchanged()), None)
         same = same or self._same_vectors(rows)
         leader = self._group.setdefault(name, same or name)
@@ -151,7 +154,7 @@ class Collector:
             self._vectors[rows.shape[-1]] = rows.clone(), leader
         if leader not in self._sums:
             self._sums[leader] = make_accumulator(rows.shape[-1], self._device or rows.device, self._workspace)
-        self._sums[leader].add(rows.reshape(-1, rows.shape[-1]), self.weight)
+        self._sums[leader].add(rows.reshape(-1, rows.shape[-1]), self._share * self.weight)
 
     def _same_vectors(self, rows: torch.Tensor) -> str | None:
         """The group of the last input of one vector per sample, if this one has the same values.
@@ -171,6 +174,19 @@ class Collector:
             yield
         finally:
             self._paused = before
+
+    @contextmanager
+    def beside(self, share: float) -> Iterator[None]:
+        """Runs within are no real ones and count `share` times, and inputs of one vector per sample not at all.
+
+        Those are what modulation layers read: few values, and none that could stand in for real ones.
+        """
+        before = self._beside, self._share
+        self._beside, self._share = True, share
+        try:
+            yield
+        finally:
+            self._beside, self._share = before
 
     def finish(self, shapes: Mapping[str, tuple[int, ...]], source: str = "", runs: int = 1) -> Calibration:
         """The statistics so far; `shapes` are all of the model's Linear weights [out, in], hooked or not.

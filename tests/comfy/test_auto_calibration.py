@@ -133,10 +133,10 @@ def test_a_calibration_of_a_relative_is_used_and_named(server: ComfyServer):
 @pytest.mark.slow
 def test_a_model_with_a_lora_is_a_relative_of_the_one_without_but_not_of_itself(server: ComfyServer):
     base = models.flux(hidden=128, seed=16)
-    models.save(base, server.models / "diffusion_models" / "plain.safetensors")
+    models.save(base, server.models / "diffusion_models" / "without_lora.safetensors")
     (server.models / "loras").mkdir(exist_ok=True)
     models.save(models.lora(base, size=0.3), server.models / "loras" / "relative.safetensors")
-    loras = {**p.stock_loader("plain.safetensors"), **p.with_lora("relative.safetensors")}
+    loras = {**p.stock_loader("without_lora.safetensors"), **p.with_lora("relative.safetensors")}
     itself = server.succeed({**loras, **p.quantizing_model(["lora", 0], calibrate="auto"),
                              "show": p.node("PreviewAny", source=["quantize", 1])}, 580)
     assert "calibrated itself: " in itself.text("quantize") and "relative of" not in itself.text("quantize")

@@ -106,7 +106,7 @@ def test_an_encoder_of_full_size_goes_through_the_stock_nodes(server: ComfyServe
     save_file(tensors, folder / "full.safetensors")
     server.succeed({**p.quantizing("text_encoders/full.safetensors", format="comfy_quant", method="nearest",
                                    embeddings=True),
-                    **p.saving("full_fp8"), **encoding(["save", 0], "fp8.safetensors")})
+                    **p.saving("full_fp8"), **encoding(["save", 0], "full_fp8.safetensors")})
     raw = load_file(folder / "full_fp8.safetensors")
     assert raw["model.embed_tokens.weight"].dtype == torch.float8_e4m3fn
     exact = {name: tensor.bfloat16() if tensor.ndim == 1 else tensor for name, tensor in dequantized(
@@ -115,8 +115,8 @@ def test_an_encoder_of_full_size_goes_through_the_stock_nodes(server: ComfyServe
     raw["model.embed_tokens.weight_scale"] = torch.ones_like(raw["model.embed_tokens.weight_scale"])
     save_file(raw, folder / "full_unscaled.safetensors")
     for name in ("exact", "unscaled"):
-        server.succeed(encoding(f"full_{name}.safetensors", f"{name}.safetensors"))
-    got, wanted, wrong = (load_file(server.output / f"{name}.safetensors")["cond"].float()
+        server.succeed(encoding(f"full_{name}.safetensors", f"full_{name}.safetensors"))
+    got, wanted, wrong = (load_file(server.output / f"full_{name}.safetensors")["cond"].float()
                           for name in ("fp8", "exact", "unscaled"))
     error, without = (((its - wanted).norm() / wanted.norm()).item() for its in (got, wrong))
     figures.append(f"Qwen3 0.6B with embeddings: {error:.1e} off its weights in bf16, {without:.2f} without the scale")

@@ -190,14 +190,15 @@ def save_shards(folder: Path, stem: str, suffix: str = ".safetensors") -> dict[s
     return {name: file for file, held in parts.items() for name in held}
 
 
-@pytest.mark.parametrize(("stem", "index"), [("parts", "parts.safetensors.index.json"), ("loose", None),
+@pytest.mark.parametrize(("stem", "index"), [("indexed", "indexed.safetensors.index.json"), ("loose", None),
                                              ("half", "half.safetensors.index.fp16.json")])
 def test_sharded_model_is_listed_once_and_quantized(server: ComfyServer, stem: str, index: str | None):
     folder = server.models / "diffusion_models"
     table = save_shards(folder, stem, ".sft" if index is None else ".safetensors")
     if index:
         (folder / index).write_text(json.dumps({"weight_map": table}))
-    listed = [name for name in server.choices("TPECLoadCheckpoint", "checkpoint") if f"/{stem}" in name]
+    its = {f"diffusion_models/{name}" for name in (index, *table.values())}
+    listed = [name for name in server.choices("TPECLoadCheckpoint", "checkpoint") if name in its]
     assert listed == [f"diffusion_models/{index or 'loose-00001-of-00002.sft'}"]
     server.succeed({**p.quantizing(listed[0]), **p.saving(f"joined {stem}")})
 

@@ -100,12 +100,12 @@ def test_client_says_that_it_was_interrupted(server: ComfyServer, start, tmp_pat
     models.save(models.flux(hidden=128, seed=3), server.models / "diffusion_models" / NAME)
     save_prompt(tmp_path, calibrate="auto")
     begin = len(server.log())
-    process = start(server.address, "quantize.json", CHECKPOINT, "interrupted")
+    process = start(server.address, "quantize.json", CHECKPOINT, "stopped_client")
     server.wait_for_log("calibrating first", begin)
     server.interrupt()
     _, err = process.communicate(timeout=240)
     assert process.returncode == 1 and err == "Interrupted.\n"
-    assert not list(server.models.rglob("interrupted.safetensors*"))
+    assert not list(server.models.rglob("stopped_client.safetensors*"))
 
 
 def test_client_is_short():

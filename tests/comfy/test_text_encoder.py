@@ -39,13 +39,14 @@ def test_t5xxl_encodes_as_its_weights_mean(server: ComfyServer, t5: str, form: s
     folder = server.models / "text_encoders"
     server.succeed({
         **p.quantizing(f"text_encoders/{t5}", format=form, method="nearest", embeddings=embeddings),
-        **p.saving(f"t5_{form}"), **encoding(["save", 0], f"{form}.safetensors")})
+        **p.saving(f"t5_{form}"), **encoding(["save", 0], f"t5_{form}.safetensors")})
     raw = load_file(folder / f"t5_{form}.safetensors")
     assert (raw["shared.weight"].dtype == torch.float8_e4m3fn) is embeddings
     assert ("shared.weight_scale" in raw) is embeddings
     models.save(dequantized(folder / f"t5_{form}.safetensors"), folder / f"t5_{form}_exact.safetensors")
-    server.succeed(encoding(f"t5_{form}_exact.safetensors", "exact.safetensors"))
-    got, wanted = (load_file(server.output / name)["cond"] for name in (f"{form}.safetensors", "exact.safetensors"))
+    server.succeed(encoding(f"t5_{form}_exact.safetensors", f"t5_{form}_exact.safetensors"))
+    got, wanted = (load_file(server.output / f"{name}.safetensors")["cond"]
+                   for name in (f"t5_{form}", f"t5_{form}_exact"))
     assert wanted.std() > 0.01
     assert torch.allclose(got, wanted, rtol=1e-2, atol=1e-2 * wanted.std().item())
 

@@ -21,16 +21,14 @@ import comfy.supported_models  # noqa: E402
 import comfy.utils as maps  # noqa: E402
 import torch  # noqa: E402
 from meta_models import fake  # noqa: E402
+from pack_names import Settings, make_plan, structure_of  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tiny_models import LARGE, TINY  # noqa: E402
 from variants import UNETS, Variant  # noqa: E402
 
-structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
 files = importlib.import_module("pack.tpec.files.checkpoint")
 header = importlib.import_module("pack.tpec.files.header")
 in_comfyui_layout = importlib.import_module("pack.tpec.model.diffusers").in_comfyui_layout
-make_plan = importlib.import_module("pack.tpec.model.plan").make_plan
-Settings = importlib.import_module("pack.tpec.settings").Settings
 
 Tensors = dict[str, torch.Tensor]
 #: Classes with a map, and by how much a model of fixed width shrinks for the comparison of values.

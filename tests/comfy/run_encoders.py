@@ -6,7 +6,6 @@ exactly what it means. Prints a line of JSON per encoder: the relative differenc
 the original, and from files in which the scale of one table counts for nothing.
 """
 
-import importlib
 import json
 import logging
 import sys
@@ -22,14 +21,9 @@ import torch  # noqa: E402
 from encoder_facts import BY_NAME, caught, file_name, parts  # noqa: E402
 from meaning import Tensors, dequantized, relative  # noqa: E402
 from meta_models import Noting, fake, tensors_of  # noqa: E402
+from pack_names import Settings, make_plan, open_checkpoint, quantize, structure_of  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_encoders import TINY_ENCODERS, WORDS, TinyEncoder  # noqa: E402
-
-structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
-open_checkpoint = importlib.import_module("pack.tpec.files.checkpoint").open_checkpoint
-make_plan = importlib.import_module("pack.tpec.model.plan").make_plan
-Settings = importlib.import_module("pack.tpec.settings").Settings
-quantize = importlib.import_module("pack.tpec.run.pipeline").quantize
 
 TEXT = [(at * 37 % WORDS, 1.0) for at in range(1, 129)]   # more than is cut off as the beginning of a template
 #: Scores below it are of words that an encoder never writes.

@@ -5,7 +5,6 @@ file of exactly what it means. Prints a line of JSON per class: for both forms t
 predictions, and that of the second from the original's.
 """
 
-import importlib
 import json
 import logging
 import sys
@@ -23,14 +22,9 @@ import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
 from meaning import Tensors, dequantized, relative  # noqa: E402
 from meta_models import fake  # noqa: E402
+from pack_names import Settings, make_plan, open_checkpoint, quantize, structure_of  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tiny_models import LARGE, TINY, Tiny  # noqa: E402
-
-structure_of = importlib.import_module("pack.nodes.host.structure").structure_of
-open_checkpoint = importlib.import_module("pack.tpec.files.checkpoint").open_checkpoint
-make_plan = importlib.import_module("pack.tpec.model.plan").make_plan
-Settings = importlib.import_module("pack.tpec.settings").Settings
-quantize = importlib.import_module("pack.tpec.run.pipeline").quantize
 
 
 def weights(tiny: Tiny) -> Tensors:

@@ -41,8 +41,10 @@ class CalibrationHandle:
     temp: TempFile | None = field(default=None, repr=False, compare=False)
 
     def file(self) -> Path:
-        """The path. Raises TpecError when somebody removed the file."""
-        if not self.path.is_file():
+        """The path. Raises TpecError when somebody removed the file, or the disk fails."""
+        from ..tpec.files.replace import is_file
+
+        if not is_file(self.path):
             raise TpecError(f"The calibration {self.path.name} is gone: run the node that made it again (change its "
                             "seed), and save it to keep it.")
         return self.path

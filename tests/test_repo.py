@@ -40,6 +40,8 @@ MAY_IMPORT = {
 NOT_OF_COMFYUI = re.compile(
     r"\.cuda\s*\(|\.to\s*\(\s*(torch\.device\s*\(\s*)?[\"']cuda|torch\.(cuda\.)?amp\.autocast|torch\.autocast\s*\("
     r"|(?<![\w.])(torch\.)?nn\.(Linear|Conv[123]d|ConvTranspose[12]d|LayerNorm|GroupNorm|Embedding)\s*\(")
+#: Questions to a disk whose "no" may be a fault of it; `tpec.files.replace` has those that tell.
+NO_OR_A_FAULT = re.compile(r"os\.path\.(exists|isfile|isdir)\b|(?<!entry)\.(exists|is_file|is_dir)\(\)")
 #: A folder that holds more is one that nobody sees at a glance.
 MOST_FILES = 12
 MOST_LINES = 320
@@ -155,6 +157,12 @@ def test_sources_have_nothing_that_comfy_test_refuses(path: Path) -> None:
     """Its level "syntax" reads every source, tests and benchmarks too, line by line; comments are left out."""
     lines = path.read_text("utf-8").splitlines()
     assert not [line for line in lines if NOT_OF_COMFYUI.search(line) and not line.lstrip().startswith("#")]
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=ids)
+def test_a_failing_disk_is_not_taken_for_no(path: Path) -> None:
+    if path.name != "__main__.py":  # which only has its reads begin early
+        assert not [line for line in path.read_text("utf-8").splitlines() if NO_OR_A_FAULT.search(line)]
 
 
 @pytest.mark.parametrize("path", PACK, ids=ids)

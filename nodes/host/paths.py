@@ -122,8 +122,8 @@ def save_root(kind: str, choice: str) -> Path:
 
 def free_bytes(folder: Path) -> int | None:
     """Free space on the disk of a folder that may not exist yet; None where the system does not say."""
-    place = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     try:
+        place = next((path for path in (folder, *folder.parents) if path.exists()), folder)
         return shutil.disk_usage(place).free
     except OSError:
         return None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...tpec.errors import TpecError
 from ...tpec.files.naming import is_device
+from ...tpec.files.replace import is_folder
 
 #: Bytes (UTF-8) of one part, which leaves room below the 255 of most disks for what is added; and of all together.
 MOST_BYTES = 200
@@ -74,7 +75,7 @@ def save_target(root: Path, filename: str, suffix: str = ".safetensors") -> Path
 def _linked_folders(root: Path, parts: list[str]) -> list[Path]:
     """Those folders on the way down from `root` that are links to folders elsewhere."""
     folders = [root.joinpath(*parts[: count + 1]) for count in range(len(parts))]
-    return [folder for folder in folders if folder.is_dir() and not is_within(root, folder)]
+    return [folder for folder in folders if is_folder(folder, "written") and not is_within(root, folder)]
 
 
 def is_within(root: Path, target: Path) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ...tpec.errors import TpecError
 from ...tpec.files.checkpoint import open_checkpoint
+from ...tpec.files.replace import exists
 from ...tpec.model.plan import make_plan
 from ...tpec.settings import Settings, part_names
 from ..host.paths import free_bytes, hidden_by, save_root, source_path
@@ -25,7 +26,7 @@ def destination(kind: str, folder: str, filename: str) -> Path:
 
 def refuse_taken(target: Path, more: str) -> None:
     """Raises TpecError when there is something of this name; `more` says what that means for the work."""
-    if target.exists():
+    if exists(target, "written"):
         raise TpecError(f"{target.name} exists already in {target.parent.name}: choose another name, or set if_exists "
                         f"to number or overwrite. {more}")
 

@@ -1,13 +1,14 @@
 """A part file that becomes the file: whole or not at all."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from samples import names_in, python
 
 from tpec.errors import TpecError
-from tpec.files.replace import NameTaken, put_in_place, replacing
+from tpec.files.replace import NameTaken, exists, is_file, is_folder, put_in_place, replacing
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -87,3 +88,41 @@ with replacing(Path(sys.argv[1])) as part:
         second.write_text("second")
     assert names_in(tmp_path) == {"a.json", *others}
     assert path.read_text() == "first"
+
+
+def test_what_a_name_is(tmp_path: Path) -> None:
+    file, folder, dead = (tmp_path / name for name in ("file", "folder", "dead"))
+    file.write_text("x")
+    folder.mkdir()
+    dead.symlink_to("nothing")
+    (tmp_path / "link").symlink_to(folder)
+    os.mkfifo(tmp_path / "pipe")
+    found = {path.name: (exists(path), is_file(path), is_folder(path)) for path in
+             (file, folder, dead, tmp_path / "link", tmp_path / "pipe", tmp_path / "none", file / "below")}
+    assert found == {"file": (True, True, False), "folder": (True, False, True), "dead": (False, False, False),
+                     "link": (True, False, True), "pipe": (True, False, False), "none": (False, False, False),
+                     "below": (False, False, False)}
+    assert not exists("a\0b") and not exists("\udcff" if os.name == "nt" else "\ud800")
+
+
+@pytest.mark.parametrize("ask", [exists, is_file, is_folder])
+def test_what_is_not_known_is_no_no(tmp_path: Path, ask: Callable[[Path, str], bool]) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, words in ((tmp_path / "loop", "Too many levels of symbolic links"),
+                        (tmp_path / ("n" * 300), "File name too long")):
+        with pytest.raises(TpecError, match=f"{path.name} cannot be read: {words}"):
+            ask(path)
+        with pytest.raises(TpecError, match=f"{path.name} cannot be written: {words}"):
+            ask(path, "written")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may enter every folder")
+def test_a_locked_folder_is_no_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / "q").write_text("x")
+    (tmp_path / "locked").chmod(0)
+    try:
+        with pytest.raises(TpecError, match="q cannot be read: Permission denied"):
+            is_file(tmp_path / "locked" / "q")
+    finally:
+        (tmp_path / "locked").chmod(0o700)

@@ -4,18 +4,22 @@ import argparse
 import glob
 import os
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 
 from ..errors import TpecError
 from ..files.naming import default_output, is_model_name, named_output, names_folder, refuse_shared_outputs
-from ..files.replace import refuse_unwritable
+from ..files.replace import disk_errors, exists, is_folder, refuse_unwritable
 
 #: What a report's name may end in: a page for people, or data for programs.
 PAGES, DATA = (".html", ".htm"), (".json",)
 
 
 def input_paths(given: Iterable[str]) -> list[Path]:
-    """The inputs, with wildcards resolved (Windows shells pass them on); one that matches nothing stays as it is."""
+    """The inputs, with wildcards resolved (Windows shells pass them on); one that matches nothing stays as it is.
+
+    Raises TpecError for a folder that cannot be read.
+    """
     return [Path(name) for pattern in given for name in _matches(pattern)]
 
 
@@ -40,7 +44,7 @@ def check_texts(options: argparse.Namespace, inputs: list[Path], outputs: list[P
             continue
         if len(inputs) > 1:
             raise TpecError(f"{flag} takes one input: run it for each.")
-        if not os.path.isdir(path.parent) or os.path.isdir(path):
+        if not is_folder(path.parent, "written") or is_folder(path, "written"):
             raise TpecError(f"The {word} {path} cannot be written: there is no such folder, or it is one itself.")
         if is_model_name(path.name) or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
             raise TpecError(f"The {word} {path} would replace a model: choose a name that ends in .json.")
@@ -58,6 +62,16 @@ def _check_report(path: Path, recipes: list[Path]) -> None:
 
 
 def _matches(pattern: str) -> list[str]:
-    if not glob.has_magic(pattern) or os.path.exists(pattern):
+    if not glob.has_magic(pattern) or exists(pattern):
         return [pattern]
-    return sorted(glob.glob(pattern)) or [pattern]
+    found = sorted(glob.glob(pattern))
+    if not found:
+        _refuse_unreadable(Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)))
+    return found or [pattern]
+
+
+def _refuse_unreadable(folder: Path) -> None:
+    """Raises TpecError for a folder that cannot be listed: glob finds nothing there and keeps the reason to itself."""
+    if is_folder(folder):
+        with disk_errors(folder, "read"), os.scandir(folder) as entries:
+            next(entries, None)

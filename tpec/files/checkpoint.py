@@ -15,7 +15,7 @@ from ..errors import TpecError
 from .dtypes import TORCH_DTYPES
 from .header import TensorInfo, read_header, size_and_time
 from .naming import shard_name
-from .replace import disk_errors
+from .replace import disk_errors, is_file, is_folder
 from .shards import index_beside, is_index, model_in, shard_map, siblings
 
 
@@ -68,17 +68,17 @@ class Checkpoint:
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Validate the header of a safetensors file, an index of shards whatever its name, or a folder holding one model.
 
-    A shard stands for its whole model. Raises TpecError when nothing is there, a header is malformed, data is missing
-    or too long, or shards do not fit together.
+    A shard stands for its whole model. Raises TpecError when nothing is there, the disk fails, a header is malformed,
+    data is missing or too long, or shards do not fit together.
     """
     path = Path(path)
-    if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
+    if is_folder(path):
         found = model_in(path)
         if found.parent != path:
             note = f"of the pipeline its {found.parent.name} was taken"
             return replace(open_checkpoint(found), notes=(note,))
         path = found
-    shard = shard_name(path.name) if os.path.isfile(path) else None
+    shard = shard_name(path.name) if is_file(path) else None
     if shard:
         path = index_beside(path) or path
     if is_index(path):
@@ -92,7 +92,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 def _open_index(path: Path) -> Checkpoint:
     shards = shard_map(path)
     names = sorted(set(shards.values()))
-    missing = [name for name in names if not os.path.isfile(path.parent / name)]
+    missing = [name for name in names if not is_file(path.parent / name)]
     if missing:
         raise TpecError(f"{path.name} needs {len(missing)} file(s) that are not beside it: {', '.join(missing[:6])}.")
     checkpoint = _open_files(path, names)

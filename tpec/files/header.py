@@ -112,7 +112,8 @@ def read_header(path: Path, file_index: int = 0) -> Header:
 def _raw_header(path: Path) -> tuple[bytes, int, tuple[int, int]]:
     """The header's bytes, where the data begins, and the file's size and time."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise TpecError(f"{path} is no file on a disk: save the model as one.")  # to open a pipe may wait for ever
         with open(path, "rb") as file:
             state = size, _ = size_and_time(file.fileno())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TpecError
+from .replace import is_folder
 
 #: How names of safetensors files end, in any case; ComfyUI lists both.
 SUFFIXES = (".safetensors", ".sft")
@@ -79,10 +80,11 @@ def default_output(source: Path, keep_distillation: bool) -> Path:
 
     `source` may be a folder or an index as well. The name is that of the published TPEC script. A file of a diffusers
     pipeline, where all have one name, is called by the pipeline's folder:
-    `FLUX.1-dev/transformer/diffusion_pytorch_model.safetensors` -> `FLUX.1-dev_float8...`.
+    `FLUX.1-dev/transformer/diffusion_pytorch_model.safetensors` -> `FLUX.1-dev_float8...`. Raises TpecError where the
+    disk does not say what `source` is.
     """
     folder, stem = source.parent, model_stem(source.name)
-    if os.path.isdir(source):
+    if is_folder(source):
         folder, stem = source, _named_by(source)
     elif stem.partition(".")[0] == _NAMELESS:
         stem = (_named_by(source.parent) or _NAMELESS) + stem.removeprefix(_NAMELESS)
@@ -118,8 +120,11 @@ def named_output(given: str) -> Path:
 
 
 def names_folder(given: str) -> bool:
-    """Whether a user's name for the result means a folder: one that is there, or a name that ends in a slash."""
-    return os.path.isdir(given) or given.endswith(("/", "\\") if os.name == "nt" else "/")
+    """Whether a user's name for the result means a folder: one that is there, or a name that ends in a slash.
+
+    Raises TpecError where the disk does not say what it is.
+    """
+    return is_folder(given, "written") or given.endswith(("/", "\\") if os.name == "nt" else "/")
 
 
 def refuse_shared_outputs(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:

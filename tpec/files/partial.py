@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import TpecError
 from .layout import Layout
 from .lock import OutputLock
-from .replace import disk_errors, put_in_place
+from .replace import disk_errors, exists, put_in_place
 
 #: A journal syncs the data after so many bytes or seconds.
 SYNC_BYTES = 256 << 20
@@ -219,7 +219,7 @@ def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, o
 def _finished(output: Path, partial: Path, layout: Layout,
               digest: str) -> dict[str, dict[str, object] | None] | None:
     journals = journal_paths(output)
-    if not partial.exists() or not journals:
+    if not exists(partial) or not journals:
         return None
     done: dict[str, dict[str, object] | None] = {}
     lines = [line for path in journals for line in _whole_lines(path)[0]]

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import TpecError
-from .replace import NameTaken, disk_errors, refuse_dead_link, replacing
+from .replace import NameTaken, disk_errors, exists, refuse_dead_link, replacing
 
 IF_EXISTS = ("error", "number", "overwrite")
 
@@ -22,7 +22,7 @@ def publish(source: Path, target: Path, if_exists: str = "error") -> Path:
         if if_exists == "number":
             return _publish_numbered(source, target)
         refuse_dead_link(target)
-        if if_exists == "overwrite" and target.exists() and target.samefile(source):
+        if if_exists == "overwrite" and exists(target, "written") and target.samefile(source):
             return target
         try:
             return _publish(source, target, if_exists == "overwrite")

@@ -7,11 +7,15 @@ import os
 import re
 import secrets
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import TpecError
+
+#: Errors that say that nothing has the name; EINVAL is Windows' for one that cannot be, such as a pattern.
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR} | ({errno.EINVAL} if os.name == "nt" else set())
 
 
 class NameTaken(TpecError):
@@ -149,9 +153,40 @@ def _sync_folder(folder: Path) -> None:
 
 def refuse_dead_link(path: Path) -> None:
     """Raises TpecError when `path` is a link to nothing: whether it or its target is meant cannot be known."""
-    if path.is_symlink() and not path.exists():
+    if path.is_symlink() and not exists(path, "written"):
         raise TpecError(f"{path} is a link that points nowhere (to {os.readlink(path)}): remove it, or name the file "
                         "it should point to.")
+
+
+def mode_of(path: Path | str, done: str = "read") -> int:
+    """Kind and permissions (`st_mode`) of what `path` names, links followed; 0 where nothing has that name.
+
+    Raises TpecError, which says that it cannot be `done`, where the system does not tell: what os.path has for this
+    says "no" of a disk that fails and of a folder that is locked, and so does pathlib in some versions of Python.
+    """
+    try:
+        return os.stat(path).st_mode
+    except ValueError:  # no name for any file, such as one with a zero
+        return 0
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return 0
+        raise TpecError(disk_fault(error, Path(path), done)) from None
+
+
+def exists(path: Path | str, done: str = "read") -> bool:
+    """Whether anything has that name; errors as of `mode_of`."""
+    return mode_of(path, done) != 0
+
+
+def is_file(path: Path | str, done: str = "read") -> bool:
+    """Whether it is a file on a disk, not a pipe or the like; errors as of `mode_of`."""
+    return stat.S_ISREG(mode_of(path, done))
+
+
+def is_folder(path: Path | str, done: str = "read") -> bool:
+    """Whether it is a folder; errors as of `mode_of`."""
+    return stat.S_ISDIR(mode_of(path, done))
 
 
 @contextlib.contextmanager

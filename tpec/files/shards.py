@@ -1,6 +1,7 @@
 """Models of several files: an index is known by what it holds, shards without one by their own names."""
 
 import os
+import stat
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from ..errors import TpecError
 from .header import MAX_HEADER_BYTES, DoubledKey, strict_json
 from .naming import DIFFUSION_FOLDERS, ShardName, is_bare_name, is_default_output, is_model_name, shard_name
+from .replace import is_file, is_folder, mode_of
 
 #: What makes a folder that of a diffusers pipeline.
 PIPELINE = "model_index.json"
@@ -16,10 +18,13 @@ _MAX_INDEX_BYTES = 64 << 20
 
 
 def is_index(path: Path) -> bool:
-    """Whether `path` is text (JSON) where a safetensors file would begin with the length of its header."""
+    """Whether `path` is text (JSON) where a safetensors file would begin with the length of its header.
+
+    Raises TpecError where the disk does not say what it is.
+    """
     if path.name.lower().endswith(".json"):
         return True
-    if not os.path.isfile(path):  # to open a pipe may wait for ever
+    if not is_file(path):  # to open a pipe may wait for ever
         return False
     try:
         with open(path, "rb") as file:
@@ -51,7 +56,8 @@ def shard_map(path: Path) -> dict[str, str]:
 
 def _text(path: Path) -> bytes:
     """An index's bytes without the mark that Windows' editors put before them. Raises OSError, or TpecError."""
-    if os.path.exists(path) and not os.path.isfile(path):
+    mode = mode_of(path)
+    if mode and not stat.S_ISREG(mode):
         raise TpecError(f"{path} is no file on a disk.")
     with open(path, "rb") as file:
         text = file.read(_MAX_INDEX_BYTES + 1)
@@ -104,7 +110,7 @@ def model_in(folder: Path) -> Path:
     if not found:
         found = _models(name for name in names if is_model_name(name))
     if PIPELINE in names and all(map(is_default_output, found)):
-        parts = [folder / part for part in DIFFUSION_FOLDERS if os.path.isdir(folder / part)]
+        parts = [folder / part for part in DIFFUSION_FOLDERS if is_folder(folder / part)]
         if parts:
             return model_in(parts[0])
     if not found:
@@ -141,7 +147,7 @@ def index_beside(shard: Path) -> Path | None:
 def siblings(path: Path, shard: ShardName) -> list[str]:
     """The names of all shards of a model that has no index. Raises TpecError that names those that are not there."""
     names = [shard.sibling(number) for number in range(1, shard.total + 1)]
-    missing = [name for name in names if not os.path.isfile(path.with_name(name))]
+    missing = [name for name in names if not is_file(path.with_name(name))]
     if missing:
         shown = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
         raise TpecError(f"{path.name} is one of {shard.total} shards of a model, which is not complete without "

@@ -18,7 +18,7 @@ from ..errors import TpecError, is_out_of_memory
 from ..files import partial as spool
 from ..files.layout import Layout
 from ..files.lock import OutputLock
-from ..files.replace import disk_errors, refuse_dead_link
+from ..files.replace import disk_errors, exists, is_folder, refuse_dead_link
 from ..model.families import DROP, KEEP, QUANTIZE
 from ..model.finite import nonfinite_note
 from ..model.formats import make_layout
@@ -117,20 +117,21 @@ def settle(plan: Plan, calibration: Calibration | None, device: torch.device, pr
 def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
     """Raises TpecError when `output` cannot or must not be written."""
     with disk_errors(output):
-        if not output.parent.is_dir():
+        if not is_folder(output.parent, "written"):
             raise TpecError(f"The folder {output.parent} does not exist: create it or choose another.")
-        if output.is_dir():
+        if is_folder(output, "written"):
             raise TpecError(f"{output} is a folder: name a file.")
         refuse_dead_link(output)
         # The working file replaces whatever has its name, so that must not be the input either.
         for target in (output, spool.partial_path(output)):
-            if target.exists() and any(path.exists() and path.samefile(target) for path in plan.checkpoint.files):
+            if exists(target, "written") and any(exists(path) and path.samefile(target)
+                                                 for path in plan.checkpoint.files):
                 raise TpecError(f"{target.name} is the input itself: choose another name for the output.")
         _refuse_existing(output, overwrite)
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
+    if exists(output, "written") and not overwrite:
         raise TpecError(f"{output} exists already: choose another name or allow overwriting (--overwrite).")
 
 

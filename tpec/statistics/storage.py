@@ -13,7 +13,7 @@ import torch
 from ..errors import TpecError, is_out_of_memory
 from ..files.checkpoint import open_checkpoint
 from ..files.plain import write_stream
-from ..files.replace import NameTaken, disk_errors, refuse_dead_link, replacing
+from ..files.replace import NameTaken, disk_errors, exists, refuse_dead_link, replacing
 from .calibration import EARLIER, VERSION, Calibration, hash_layers
 from .packing.forms import Shapes, input_shapes, output_shapes, pack_inputs, pack_outputs, rank_of
 from .stored import StoredFile, stored_gradients, stored_inputs
@@ -43,7 +43,7 @@ def save_calibration(calibration: Calibration, path: Path | str, overwrite: bool
     path = Path(path)
     with disk_errors(path):
         refuse_dead_link(path)
-        if path.exists() and not overwrite:
+        if exists(path, "written") and not overwrite:
             raise NameTaken(path)
     facts = {name: {"absmax": stats.absmax, "tokens": stats.tokens, "rank": rank_of(stats)}
              for name, stats in calibration.groups.items()}

@@ -66,7 +66,7 @@ class Effort:
 
 
 #: The first that a machine is fast enough for is taken.
-EFFORTS = (Effort(20, True, 900), Effort(10, True, 900), Effort(20, False, 900), Effort(10, False, 1800))
+EFFORTS = (Effort(20, True, 600), Effort(10, True, 600), Effort(20, False, 600), Effort(10, False, 1800))
 
 #: The last calibrations by what they were made of: for other settings and formats of the same model.
 _made: Latest[CalibrationHandle] = Latest(2, lambda handle: handle.temp)

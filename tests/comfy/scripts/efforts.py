@@ -28,7 +28,7 @@ def chosen(seconds: float, passes: int = 1, more: int = 1) -> str:
     return f"{effort.steps} steps{' and backwards' if effort.sensitivity else ''}"
 
 
-for seconds in (0.1, 2.0, 4.0, 20.0):
+for seconds in (0.1, 1.5, 2.0, 4.0, 20.0):
     print(chosen(seconds))
 print(chosen(0.1, more=2))
 print(chosen(4.0, passes=2, more=4))

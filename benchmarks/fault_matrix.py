@@ -4,6 +4,7 @@
     python -m benchmarks.fault_matrix --workers 48          # every call
     python -m benchmarks.fault_matrix --workers 48 --within 480
     python -m benchmarks.fault_matrix --most 6 --only nearest
+    python -m benchmarks.fault_matrix --like "working file replaced"
 
 The real commands run in processes below which `shim.c` lies. First each errand's calls of a kind are counted; then it
 runs again for every call (at most --most of a kind, evenly spread) and every error, once at that call and once from
@@ -116,7 +117,8 @@ def plan(errands: Sequence[Errand], shim: Shim, folder: Path, args: argparse.Nam
             surveys[at] = found
     injections = []
     for at, errand in enumerate(errands):
-        more = list(planned(errand, surveys[at], args))
+        more = [one for one in planned(errand, surveys[at], args)
+                if args.like in f"{one.kind} {one.column} {one.where}"]
         print(f"{errand.title}: {len(more)} injections, one undisturbed run {surveys[at].seconds:.2f} s",
               file=sys.stderr)
         injections += more
@@ -181,6 +183,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--most", type=_positive, default=1_000_000,
                         help="positions of a kind in an errand (default: all)")
     parser.add_argument("--only", default="", help="errands whose title contains this")
+    parser.add_argument("--like", default="", metavar="TEXT", help="injections whose call, what happens to it and "
+                        "position contain this, such as 'working file replaced' or 'at write 3 '")
     parser.add_argument("--kinds", nargs="*", choices=ERRORS, default=(), help="calls of these kinds, and nothing else")
     parser.add_argument("--new", action="store_true", help="each command in a new interpreter, which takes seconds, "
                         "and no memory made scarce: to hold the forked ones against")

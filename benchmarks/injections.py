@@ -18,6 +18,8 @@ from .shim import EVERY, Fault, Shim
 
 #: Seconds after which a run counts as one that hangs.
 _LIMIT = 120
+#: What is said of a run that ended well with a product that the undisturbed one does not give.
+ANOTHER = "done, but the file is another"
 DONE, REFUSED, KILLED, FAULTY = "succeeded", "refused cleanly", "killed and recovered", "FAULT"
 #: Calls without which a run can find or remove nothing.
 _BLINDING = ("unlink", "stat", "list")
@@ -223,7 +225,7 @@ def wrong_product(bench: Bench, errand: Errand, expected: Expected, ended: Ended
     if ended.code == 0:
         if errand.product is None:
             return "" if ended.stdout == expected.ended.stdout else f"another answer: {ended.stdout[-300:]}"
-        return "" if found == expected.after else "done, but the file is another"
+        return "" if found == expected.after else ANOTHER
     if found == expected.before or ended.code < 0 and found == expected.after:
         return ""
     state = "though the new file is there" if found == expected.after else "and the file is broken"

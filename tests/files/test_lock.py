@@ -128,7 +128,8 @@ def test_replaced_working_file_is_noticed(tmp_path: Path) -> None:
     with make(tmp_path) as lock:
         lock.acquire()
         assert lock.unchanged()
-        lock.watch(working)
+        with open(working, "rb") as file:
+            lock.watch(file.fileno(), working)
         assert lock.unchanged()
         lock.confirm()
         if sys.platform != "win32":

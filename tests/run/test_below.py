@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from samples import environment, quick_disk
 
 from benchmarks.plan import positions, ranks
 from benchmarks.shim import missing, run_with_shim
+from tpec.files.plain import write_safetensors
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no fault can be put below a program: {missing()}")
 
@@ -110,6 +112,36 @@ for fault in (Fault("write", 28, path="work/old"), Fault("write", -3, path="work
     outcomes = [line for line in done.stdout.splitlines() if line.startswith("FAULT")]
     assert len(outcomes) == 3, done.stdout + done.stderr
     assert "No space left on device" in done.stdout and "the file is broken" in done.stdout
+
+
+def test_a_file_of_sums_in_another_order_is_told_from_a_wrong_one(tmp_path: Path) -> None:
+    from benchmarks.scarcity import rounded_alike  # takes a module that Linux has
+
+    path = tmp_path / "q.safetensors"
+    codes = torch.full((100, 100), 0.5).to(torch.float8_e4m3fn)
+    write_safetensors(path, {"w": codes, "scale": torch.tensor(1.5)}, {})
+    made = path.read_bytes()
+    begin, half = 8 + int.from_bytes(made[:8], "little"), codes.view(torch.uint8)[0, 0].item()
+    first = made.index(bytes([half] * 100), begin)
+
+    def changed(at: int, content: bytes) -> bytes:
+        return made[:at] + content + made[at + len(content):]
+
+    scale = made.index(torch.tensor(1.5).numpy().tobytes(), begin)
+    assert rounded_alike(made, made)
+    assert rounded_alike(changed(first + 7, bytes([half + 1, half - 1])), made)
+    assert not rounded_alike(changed(first + 7, bytes([half + 2])), made)
+    assert not rounded_alike(changed(first, bytes([half + 1] * 100)), made)
+    assert not rounded_alike(changed(scale, bytes([made[scale] + 1])), made)
+    assert not rounded_alike(made[:-1], made)
+    assert not rounded_alike(changed(10, b"x"), made)
+
+
+def test_injections_are_chosen_by_what_they_are_called(tmp_path: Path) -> None:
+    """Of the early writes one, at which a file that somebody put there was once taken for the run's own."""
+    done = fault_matrix(tmp_path, "--only", "quantize, nearest", "--like", "working file replaced at write 3 ")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert totals(done) == [1, 0, 1, 0, 0]
 
 
 def test_a_job_that_fails_or_whose_worker_ends_is_told(tmp_path: Path) -> None:

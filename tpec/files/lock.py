@@ -65,21 +65,31 @@ class OutputLock:
             while self._handle is None:
                 self._handle = self._attempt()
 
-    def watch(self, working: Path) -> None:
-        """Hold the working file open, so that it can be told from one that is put in its place.
+    def watch(self, handle: int, working: Path) -> None:
+        """Keep the working file, open as `handle`, open, so that it can be told from one that is put in its place.
 
-        Windows lets nobody replace an open file, not even its owner: there is nothing to watch there.
+        By the handle of who made or looked at it: its name may mean another one by now. Windows lets nobody replace an
+        open file, not even its owner: there is nothing to watch there.
         """
         if sys.platform != "win32":
-            self._watched = os.open(working, os.O_RDONLY), working
+            before, self._watched = self._watched, (os.dup(handle), working)
+            if before is not None:
+                os.close(before[0])
 
     def unchanged(self) -> bool:
         """Whether the working file's name still means the file that was watched."""
         return self._watched is None or _is_named(*self._watched)
 
-    def confirm(self) -> None:
-        """Raises TpecError when another run replaced the working file all the same (locks that do not lock)."""
-        if not self.unchanged():
+    def confirm(self, handle: int | None = None) -> None:
+        """Raises TpecError when another run replaced the working file all the same (locks that do not lock).
+
+        handle: of the working file as it was opened again by its name, to be held against the one that is watched.
+        """
+        if self._watched is None:
+            return
+        same = self.unchanged() if handle is None else (
+            os.path.samestat(os.fstat(self._watched[0]), os.fstat(handle)))
+        if not same:
             raise TpecError(f"{self._output} was not written: another run replaced the working file meanwhile; "
                             "run it again when that has ended.")
 

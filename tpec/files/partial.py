@@ -54,8 +54,11 @@ def job_digest(layout: Layout, identity: dict[str, object], recipe: dict[str, ob
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def create(output: Path, layout: Layout) -> None:
-    """Make a fresh spool file of full size with header and constants. Raises TpecError when the disk is too small."""
+def create(output: Path, layout: Layout, lock: OutputLock | None = None) -> None:
+    """Make a fresh spool file of full size with header and constants, which `lock` watches from its beginning.
+
+    Raises TpecError when the disk is too small; what was made is removed then, unless another file has its name.
+    """
     with disk_errors(output):
         discard(output)
         free = shutil.disk_usage(output.parent).free
@@ -64,12 +67,16 @@ def create(output: Path, layout: Layout) -> None:
                         f"{layout.nbytes / 1e9:.2f} GB: make room or choose another folder.")
     try:
         with SpoolFile(output, layout, fresh=True) as spool:
+            if lock is not None:
+                with disk_errors(output):
+                    lock.watch(spool.handle, partial_path(output))
             spool.allocate()
             for name, content in layout.constants.items():
                 spool.write(name, content)
     except BaseException:
         with contextlib.suppress(OSError):
-            discard(output)
+            if lock is None or lock.unchanged():
+                discard(output)
         raise
 
 
@@ -81,10 +88,13 @@ def discard(output: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def finish(output: Path, overwrite: bool = True) -> None:
-    """Make the spool file durable and give it the output's name in one step. Raises TpecError; the file stays then."""
+def finish(output: Path, overwrite: bool = True, lock: OutputLock | None = None) -> None:
+    """Make the spool file durable and give it the output's name in one step. Raises TpecError; the file stays then.
+
+    So it does for a file that is not the one that `lock` watches.
+    """
     with disk_errors(output):
-        put_in_place(partial_path(output), output, overwrite)
+        put_in_place(partial_path(output), output, overwrite, None if lock is None else lock.confirm)
     with contextlib.suppress(OSError):  # the result is there; a journal without its file means nothing
         for path in journal_paths(output):
             path.unlink(missing_ok=True)
@@ -106,6 +116,11 @@ class SpoolFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def handle(self) -> int:
+        """The open file, as the system numbers it."""
+        return self._file.fileno()
 
     def close(self) -> None:
         """Let go of the file. Raises TpecError when the system could not keep what was written."""
@@ -206,18 +221,20 @@ class Journal:
             self._file.close()
 
 
-def finished(output: Path, layout: Layout, digest: str) -> dict[str, dict[str, object] | None] | None:
+def finished(output: Path, layout: Layout, digest: str,
+             lock: OutputLock | None = None) -> dict[str, dict[str, object] | None] | None:
     """Finished tensors of an earlier run and their facts by name, None when there is no run to go on with.
 
-    layout, digest: of the job to be done. Raises TpecError when what is there belongs to another one or cannot be read.
+    layout, digest: of the job to be done. `lock` watches the file that was looked at. Raises TpecError when what is
+    there belongs to another job or cannot be read.
     """
     partial = partial_path(output)
     with disk_errors(partial, "read"):
-        return _finished(output, partial, layout, digest)
+        return _finished(output, partial, layout, digest, lock)
 
 
-def _finished(output: Path, partial: Path, layout: Layout,
-              digest: str) -> dict[str, dict[str, object] | None] | None:
+def _finished(output: Path, partial: Path, layout: Layout, digest: str,
+              lock: OutputLock | None) -> dict[str, dict[str, object] | None] | None:
     journals = journal_paths(output)
     if not exists(partial) or not journals:
         return None
@@ -233,9 +250,11 @@ def _finished(output: Path, partial: Path, layout: Layout,
         if "done" in line:
             done[line["done"]] = line["facts"]
     with open(partial, "rb") as file:
-        if file.read(len(layout.header)) != layout.header or partial.stat().st_size != layout.nbytes:
+        if file.read(len(layout.header)) != layout.header or os.fstat(file.fileno()).st_size != layout.nbytes:
             raise TpecError(f"{partial.name} cannot be resumed: it is not what its journal says; run without --resume "
                             "to start over.")
+        if lock is not None:
+            lock.watch(file.fileno(), partial)
     return done
 
 

@@ -9,7 +9,7 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import TpecError
@@ -95,9 +95,14 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(3)}.part")
 
 
-def put_in_place(part: Path, path: Path, overwrite: bool) -> None:
-    """Sync `part` and rename it to `path`. Raises OSError, and NameTaken as `replacing` does."""
+def put_in_place(part: Path, path: Path, overwrite: bool, confirm: Callable[[], None] | None = None) -> None:
+    """Sync `part` and rename it to `path`. Raises OSError, and NameTaken as `replacing` does.
+
+    `confirm` raises when `part` is no longer the file it should be. It is asked last: to sync takes its time.
+    """
     _sync_file(part)
+    if confirm is not None:
+        confirm()
     if overwrite:
         os.replace(part, path)
         with contextlib.suppress(OSError):

@@ -77,7 +77,7 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
             done = world.share(world.agree(begin if world.rank == 0 else _nothing))
             job = replace(job, finished=done, sync_bytes=sync_bytes)
             cards = Counter(card for cards in world.gather([_card(device) for device in found]) for card in cards)
-            parts = world.gather(world.agree(partial(_run, job, found, progress, world, cards)))
+            parts = world.gather(world.agree(partial(_run, job, found, progress, world, cards, lock)))
             world.agree(partial(_publish, output, overwrite, lock) if world.rank == 0 else _nothing)
         except BaseException:
             with suppress(OSError):  # what failed first is what the user reads
@@ -137,9 +137,7 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
 
 def _publish(output: Path, overwrite: bool, lock: OutputLock) -> None:
     _refuse_existing(output, overwrite)
-    with disk_errors(output):
-        lock.confirm()
-    spool.finish(output, overwrite)
+    spool.finish(output, overwrite, lock)
 
 
 def _nothing() -> None:
@@ -166,11 +164,9 @@ def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrit
 def _begin(job: Job, overwrite: bool, resume: bool, lock: OutputLock) -> Known:
     """Make the working file, or find what an earlier run has finished of it."""
     _refuse_existing(job.output, overwrite)  # another run may have ended just before
-    finished = spool.finished(job.output, job.layout, job.digest) if resume else None
+    finished = spool.finished(job.output, job.layout, job.digest, lock) if resume else None
     if finished is None:
-        spool.create(job.output, job.layout)
-    with disk_errors(job.output):
-        lock.watch(spool.partial_path(job.output))
+        spool.create(job.output, job.layout, lock)
     return finished or {}
 
 
@@ -192,7 +188,7 @@ class _Done:
 
 
 def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, world: World,
-         cards: Counter[str]) -> _Done:
+         cards: Counter[str], lock: OutputLock) -> _Done:
     """Run this process's lanes; `cards` says how many lanes of all processes work on each card."""
     open_tasks = [task for task in job.tasks if task.tensor.name not in job.finished]
     shares = split(open_tasks, [_group(job, task) for task in open_tasks], world.size * len(devices))
@@ -202,7 +198,7 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, wor
     computes = [_computes(job, device, meter, cards[_card(device)]) for device in devices]
     with ExitStack() as stack:
         lanes = [_open_lane(job, world.rank * len(devices) + at, tasks, several, stack, halt,
-                            partial(_on_done, meter, known))
+                            partial(_on_done, meter, known), lock)
                  for at, (tasks, several) in enumerate(zip(mine, computes, strict=True))]
         _run_lanes(lanes, halt, world)
     stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
@@ -238,10 +234,15 @@ def _computes(job: Job, device: torch.device, meter: Meter, lanes: int) -> list[
 
 
 def _open_lane(job: Job, number: int, tasks: Sequence[Task], computes: Sequence[Compute], stack: ExitStack, halt: Halt,
-               on_done: Callable[[Task, Known], None]) -> Lane:
-    """Lane `number` of the run; `stack` closes what it holds open."""
+               on_done: Callable[[Task, Known], None], lock: OutputLock) -> Lane:
+    """Lane `number` of the run; `stack` closes what it holds open.
+
+    Raises TpecError before anything is written to a file that is not the one that `lock` watches.
+    """
     reader = stack.enter_context(closing(job.plan.checkpoint.reader()))
     writer = stack.enter_context(closing(spool.SpoolFile(job.output, job.layout)))
+    with disk_errors(job.output):
+        lock.confirm(writer.handle)
     journal = stack.enter_context(closing(spool.Journal(job.output, job.digest, number, writer, job.sync_bytes)))
     return Lane(computes[0].device, tasks, reader, writer, journal, [one.run for one in computes], on_done, halt,
                 job.plan.settings.keep_nonfinite)

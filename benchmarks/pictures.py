@@ -41,7 +41,7 @@ MODELS = {"tinyflux": Model("tinyflux-shapes", "tinyflux_shapes_bf16.safetensors
 #: Both models were trained on the same captions, with one text encoder.
 CONDITIONINGS = MODELS["tinyflux"].folder
 #: Conditionings per prompt given to ComfyUI.
-BATCH = 8
+BATCH = 16
 #: Seconds that one prompt may take on a slow machine.
 _PATIENCE = 7200
 

@@ -79,17 +79,19 @@ def arguments() -> argparse.Namespace:
     add("--fewer", type=int, default=4, help="steps of the shorter prompts (default 4)")
     add("--more", type=int, default=12, help="steps of the longer prompts (default 12)")
     add("--repeats", type=int, default=3, help="pairs of prompts (default 3)")
+    add("--only", nargs="+", choices=[title for title, *_ in VARIANTS], help="only these models (default: all)")
     add("--limit", type=float, default=180, help="seconds after which a prompt is interrupted (default 180)")
     return parser.parse_args()
 
 
 def measured(bench: Bench, args: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds per step by title."""
-    there = [title for title, matmul, calibrated in VARIANTS
+    variants = [variant for variant in VARIANTS if not args.only or variant[0] in args.only]
+    there = [title for title, matmul, calibrated in variants
              if not matmul or bench.run(Job(title, f"{title}: quantize", quantized(matmul, calibrated), args.limit))]
     bench.clean(("results", "calibrations"))
     found: dict[str, list[float]] = {}
-    for title, matmul, calibrated in VARIANTS:
+    for title, matmul, calibrated in variants:
         if title in there:
             file = f"{named(matmul, calibrated)}.safetensors" if matmul else MODEL
             found[title] = step_seconds(bench, title, file, args)

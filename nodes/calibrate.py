@@ -100,10 +100,12 @@ class TPECCalibrate(io.ComfyNode):
 
                 sample(patcher, job, noise, on_step)
 
+        unfit: list[str] = []
+
         def run_all(inputs: "Collector", watched: "Layers") -> "dict[str, GradientStats]":
             def sample_all(patcher) -> None:
                 sample_these(patcher, jobs, "run")
-                with inputs.beside(more.share), fitting():
+                with inputs.beside(more.share), fitting(unfit):
                     sample_these(patcher, more.jobs, "run without a prompt")
 
             if how.sensitivity:
@@ -112,7 +114,7 @@ class TPECCalibrate(io.ComfyNode):
             return {}
 
         handle = calibrate(plan, layers, model, type(model.model).__name__, runs, run_all, calibration, progress)
-        text = "\n".join([handle.summary, *_notes(len(lines), len(more.jobs), size)])
+        text = "\n".join([handle.summary, *_notes(len(lines), len(more.jobs), unfit, size)])
         return io.NodeOutput(handle, text, ui=ui.PreviewText(text))
 
 
@@ -125,9 +127,11 @@ def _lines(model, prompts: str, runs: int) -> list[str]:
     return prompt_lines(prompts) or list(BUILT_IN[kind_of(model)][:runs])
 
 
-def _notes(prompts: int, beside: int, size: "Size | None") -> list[str]:
+def _notes(prompts: int, beside: int, unfit: list[str], size: "Size | None") -> list[str]:
     """What was not connected and so chosen here."""
+    without = (f"not without a prompt beside them, which this model does not take: {unfit[0]}" if unfit else
+               f"also {beside} times without a prompt, as few prompts show too little")
     plural = "s" if prompts > 1 else ""
     return [*([f"sampled with {prompts} prompt{plural}"] if prompts else []),
-            *([f"also {beside} times without a prompt, as few prompts show too little"] if beside else []),
+            *([without] if beside else []),
             *([f"at the model's usual size, {size.text()}"] if size is not None else [])]

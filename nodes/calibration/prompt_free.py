@@ -112,14 +112,15 @@ def beside(given: Conditionings, runs: int, job: Job) -> Beside:
 
 
 @contextmanager
-def fitting() -> Iterator[None]:
-    """Within, what models raise on made-up embeddings is logged, and no more; being out of memory is another thing."""
+def fitting(unfit: list[str]) -> Iterator[None]:
+    """Within, what models raise on made-up embeddings is added to `unfit`; being out of memory is another thing."""
     try:
         yield
     except UNFIT as error:
         if is_out_of_memory(error):
             raise
-        log.warning("TPEC: the model takes no made-up text, so that it saw its prompts alone", exc_info=error)
+        unfit.append(next(iter(str(error).splitlines()), "") or type(error).__name__)
+        log.warning("TPEC: the model takes no made-up text", exc_info=error)
 
 
 def _without_prompt(conditioning: list, number: int) -> list:

@@ -1,5 +1,7 @@
 """Embeddings of published models by their layers' shapes, and modest sizes: prints a JSON object of each.
 
+Before them a line of what became of errors.
+
     prompt_free.py FOLDER_OF_INVENTORY
 """
 
@@ -10,10 +12,20 @@ from types import SimpleNamespace
 
 import torch
 from pack.nodes.calibration.latents import Size, modest
-from pack.nodes.calibration.prompt_free import candidates
+from pack.nodes.calibration.prompt_free import candidates, fitting
 
 sys.path.insert(0, sys.argv[1])
 import inventory
+
+unfit: list[str] = []
+with fitting(unfit):
+    raise RuntimeError("mat1 and mat2\nmore")
+try:
+    with fitting(unfit):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+except torch.cuda.OutOfMemoryError:
+    unfit.append("out of memory passes")
+print(json.dumps(unfit))
 
 found = {}
 for name, model in inventory.read(inventory.DATA / "diffusion.txt").items():

@@ -4,10 +4,11 @@
 
 Starts the ComfyUI of the tests (COMFYUI_PATH, COMFYUI_PYTHON) with this pack and tinyflux, and gives it quantizations
 and calibrations of every kind (soak_jobs.py) in random order, wrong ones among them. Saved files are deleted at once.
-Every few jobs the server is looked at, as it is and once it has been told to free its models and its cache: memory of
-its own (without what the system lends it from files), VRAM, open files, threads, the temp folder, and from inside by a
-node of the tests how many hooks, patched modules and objects of this pack there are. Exit code 1 when a job did
-not end as it must, when something is left behind, or when anything grows in the second half.
+Every few jobs the server is looked at, as it is and once it has been told to free its models and its cache and to
+forget its history: memory of its own (without what the system lends it from files), how much of it malloc has given
+out, VRAM, open files, threads, the temp folder, and from inside by a node of the tests how many hooks, patched modules
+and objects of this pack there are. Exit code 1 when a job did not end as it must, when something is left behind, or
+when anything grows in the second half.
 """
 
 import argparse
@@ -44,6 +45,7 @@ class Look:
     jobs: int
     busy: float
     memory: float
+    given_out: float
     allocated: float
     vram: float
     handles: int
@@ -73,6 +75,7 @@ class Row:
 ROWS = (
     Row("memory while it works, MB", lambda look: look.busy, 0.5),
     Row("memory, models and cache freed, MB", lambda look: look.memory, 0.1),
+    Row("of it given out by malloc, MB", lambda look: look.given_out, 0.02),
     Row("VRAM that PyTorch holds tensors in, MB", lambda look: look.allocated, 0.01),
     Row("VRAM in use on the card, MB", lambda look: look.vram, 0.1),
     Row("open files and sockets", lambda look: look.handles, 0.03),
@@ -150,6 +153,7 @@ def look(server: ComfyServer, jobs: int) -> Look:
     """Look at the server now, then freed; the bf16 model is sampled with at last."""
     busy = _own_memory(server.pid)
     server.request("/free", {"unload_models": True, "free_memory": True})
+    server.request("/history", {"clear": True})
     for _ in range(20):
         time.sleep(0.2)
         facts = json.loads(server.succeed({"facts": p.node("TestServerFacts")}).text("facts"))
@@ -165,10 +169,10 @@ def look(server: ComfyServer, jobs: int) -> Look:
     path = server.output / file["subfolder"] / file["filename"]
     digest = hashlib.sha256(p.saved_latent(server, latent).numpy().tobytes()).hexdigest()[:12]
     path.unlink()
-    return Look(jobs, busy, memory, facts["allocated"] / 1e6, facts["vram"] / 1e6, handles, threads, len(temp),
-                sum(path.stat().st_size for path in temp) / 1e6, len(kept), sum(facts["objects"].values()),
-                facts["tensors"], facts["hooks"], facts["patched"], facts["models"], ", ".join(facts["borrowed"]),
-                ", ".join(facts["threads"]), digest)
+    return Look(jobs, busy, memory, facts["given_out"] / 1e6, facts["allocated"] / 1e6, facts["vram"] / 1e6, handles,
+                threads, len(temp), sum(path.stat().st_size for path in temp) / 1e6, len(kept),
+                sum(facts["objects"].values()), facts["tensors"], facts["hooks"], facts["patched"], facts["models"],
+                ", ".join(facts["borrowed"]), ", ".join(facts["threads"]), digest)
 
 
 def _own_memory(pid: int) -> float:

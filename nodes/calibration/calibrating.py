@@ -20,6 +20,7 @@ from ...tpec.statistics.watching import CollectionPlan, Collector, join_passes, 
 from ...tpec.statistics.weights import sample_weights, sampled_layers
 from ..handles import CalibrationHandle
 from ..host.baking import baked
+from ..host.memory import make_room
 from ..host.paths import temp_folder
 from ..host.progress import NodeProgress
 from ..saving.temp_files import hold
@@ -73,7 +74,7 @@ def plan_for(layers: Layers, patcher, outputs: bool = False) -> CollectionPlan:
                            rows, vectors)
     log.info("TPEC: %s", plan.text())
     if plan.device != cpu:
-        memory.free_memory(plan.nbytes + beside, device)
+        make_room(plan.nbytes + beside, device)
     return plan
 
 

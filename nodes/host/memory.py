@@ -1,5 +1,6 @@
 """ComfyUI's devices and memory for the engine: which there are, room on them, and the CPU when that is not enough."""
 
+import gc
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,12 +52,23 @@ def torch_devices(choice: str) -> tuple[torch.device, ...]:
     return tuple(map(torch.device, names))
 
 
+def make_room(nbytes: int, device: torch.device) -> None:
+    """Have ComfyUI unload models until so many bytes are free on a device.
+
+    What earlier prompts left to the garbage collector goes first: ComfyUI looks twice at each model that it has loaded,
+    and fails when one is collected in between.
+    """
+    gc.collect()
+    memory.cleanup_models()
+    memory.free_memory(nbytes, device)
+
+
 @contextmanager
 def room_on(needs: Mapping[torch.device, int]) -> Iterator[None]:
     """Have ComfyUI unload models until the bytes needed are free on each device; give the cache back afterwards."""
     cards = {device: nbytes for device, nbytes in needs.items() if not memory.is_device_cpu(device)}
     for device, nbytes in cards.items():
-        memory.free_memory(nbytes, device)
+        make_room(nbytes, device)
     try:
         yield
     finally:

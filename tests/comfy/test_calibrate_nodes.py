@@ -1,5 +1,7 @@
 """Calibrating with ComfyUI's own sampler, and what it gains."""
 
+import copy
+import itertools
 import json
 import os
 import re
@@ -48,6 +50,19 @@ def velocity_ratio(file: Path) -> float:
     return json.loads(run.stdout)["ratio_to_round_to_nearest"]
 
 
+_times = itertools.count(1)
+
+
+def sampled_anew(server: ComfyServer, sample: dict[str, dict]) -> torch.Tensor:
+    """The latent of a sampling with all steps, never from ComfyUI's cache."""
+    nodes = copy.deepcopy(sample)
+    nodes["sampler"]["inputs"]["denoise"] = 1 - next(_times) * 1e-5
+    nodes["keep"]["inputs"]["filename_prefix"] = "anew"
+    outcome = server.succeed(nodes)
+    assert "sampler" not in outcome.cached
+    return p.saved_latent(server, outcome)
+
+
 def test_a_little_calibration_beats_none_by_far(server: ComfyServer, tinyflux: str, figures):
     outcome = server.succeed(calibrated(tinyflux, "calibrated"))
     assert "lower than plain FP8" in outcome.text("quantize")
@@ -68,10 +83,7 @@ def test_interrupt_leaves_no_hooks_and_the_same_model(server: ComfyServer, tinyf
     server.wait_for_log("TEST evaluation forward", start)
     server.interrupt()
     assert server.wait(prompt_id).interrupted
-    sample["keep"]["inputs"]["filename_prefix"] = "after"
-    sample["sampler"]["inputs"]["denoise"] = 0.9999  # not from the cache
-    after = p.saved_latent(server, server.succeed(sample))
-    assert torch.equal(before, after)
+    assert torch.equal(before, sampled_anew(server, sample))
 
 
 def test_sensitivity_beats_plain_calibration(server: ComfyServer, tinyflux: str, figures):
@@ -84,9 +96,7 @@ def test_sensitivity_beats_plain_calibration(server: ComfyServer, tinyflux: str,
     server.succeed(nodes("without"))
     outcome = server.succeed(nodes("with", sensitivity=True), 580)
     assert "lower than plain FP8" in outcome.text("quantize")
-    sample["keep"]["inputs"]["filename_prefix"] = "touched"
-    sample["sampler"]["inputs"]["denoise"] = 0.9999  # not from the cache
-    assert torch.equal(before, p.saved_latent(server, server.succeed(sample)))
+    assert torch.equal(before, sampled_anew(server, sample))
     stats = [open_calibration(server.output / "tpec_calibration" / f"{name}.safetensors").in_memory()
              for name in ("without", "with")]
     for name, inputs in stats[0].groups.items():
@@ -125,9 +135,7 @@ def test_interrupt_of_a_backward_run_leaves_the_same_model(server: ComfyServer, 
     server.wait_for_log("TEST evaluation backward", start)
     server.interrupt()
     assert server.wait(prompt_id).interrupted
-    sample["keep"]["inputs"]["filename_prefix"] = "still_intact"
-    sample["sampler"]["inputs"]["denoise"] = 0.9999
-    assert torch.equal(before, p.saved_latent(server, server.succeed(sample)))
+    assert torch.equal(before, sampled_anew(server, sample))
 
 
 def test_saved_loaded_and_extended(server: ComfyServer, tinyflux: str):

@@ -103,7 +103,11 @@ class World:
         if not failures:
             return done[0]
         first = min(failures, key=lambda one: one.order)
-        raise error if error is not None and failure == first else first.error()
+        try:
+            raise error if error is not None and failure == first else first.error()
+        finally:
+            # Or it would hold this frame, and this frame it, with all that the run has in memory.
+            del error
 
     @contextmanager
     def watching(self, halt: Halt) -> Iterator[None]:

@@ -39,9 +39,17 @@ class Halt:
             raise Stopped
 
     def raise_first(self) -> None:
-        """Raises what failed first, if anything did."""
-        if self._error is not None:
-            raise self._error
+        """Raises what failed first, if anything did, and forgets it.
+
+        Its traceback leads to the frames of the run and so to its tensors, and they lead back here: unless one of the
+        two lets go, the memory of a failed run stays taken until the garbage collector looks.
+        """
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
     def guard(self, stage: Callable[[], None]) -> None:
         """Run `stage`; an exception that it raises stops the run."""

@@ -46,10 +46,17 @@ def facts() -> dict[str, object]:
     management.soft_empty_cache()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    found = [(kind, thing) for thing in gc.get_objects() for kind in (type(thing),)]
-    modules = [thing for kind, thing in found if issubclass(kind, torch.nn.Module)]
-    tensors = [thing for kind, thing in found if issubclass(kind, torch.Tensor)]
-    objects = Counter(kind.__qualname__ for kind, _ in found if _PACK in str(kind.__module__))
+    held = given_out()
+    # One after another: a list of them with their kinds would leave the memory that is looked at in pieces.
+    modules, tensors, objects = [], [], Counter[str]()
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if issubclass(kind, torch.nn.Module):
+            modules.append(thing)
+        elif issubclass(kind, torch.Tensor):
+            tensors.append(thing)
+        if _PACK in str(kind.__module__):
+            objects[kind.__qualname__] += 1
     cuda = torch.cuda.is_initialized()
     return {
         "hooks": sum(len(getattr(module, name)) for module in modules for name in _HOOKS),
@@ -61,7 +68,7 @@ def facts() -> dict[str, object]:
         "modules": len(modules), "tensors": len(tensors), "objects": dict(objects.most_common()),
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "models": len(management.current_loaded_models),
-        "given_out": given_out(),
+        "given_out": held,
         "allocated": torch.cuda.memory_allocated() if cuda else 0,
         "vram": (lambda free, total: total - free)(*torch.cuda.mem_get_info()) if cuda else 0,
     }

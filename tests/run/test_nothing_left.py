@@ -4,7 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 import pytest
 import torch
@@ -17,6 +17,8 @@ from tpec.run.pipeline import quantize
 from tpec.run.processes import World
 from tpec.run.progress import Halt, Progress
 from tpec.settings import Settings
+from tpec.statistics.backward import GradientCollector
+from tpec.statistics.watching import Collector
 
 LANES = [("cpu",), ("cpu", "cpu")]
 
@@ -49,6 +51,22 @@ def fails(work: Callable[[], object], error: type[BaseException]) -> None:
     pytest.fail("nothing was raised")
 
 
+def held(error: BaseException) -> list[torch.Tensor]:
+    """Tensors that an exception leads to by its traceback."""
+    found, waiting, seen = [], [error], {id(error)}
+    while waiting:
+        for thing in gc.get_referents(waiting.pop()):
+            if id(thing) in seen or isinstance(thing, ModuleType | type):
+                continue
+            seen.add(id(thing))
+            # The namespaces of modules lead everywhere.
+            if not (isinstance(thing, dict) and "__builtins__" in thing):
+                waiting.append(thing)
+            if isinstance(thing, torch.Tensor):
+                found.append(thing)
+    return found
+
+
 @pytest.mark.parametrize("devices", LANES)
 @pytest.mark.parametrize("method", ["nearest", "tpec"])
 def test_run_that_ends_well(tmp_path: Path, devices: tuple[str, ...], method: str) -> None:
@@ -77,6 +95,37 @@ def test_run_that_meets_a_bad_weight(tmp_path: Path, devices: tuple[str, ...]) -
     plan = make_plan(open_checkpoint(save_flux(tmp_path, extra={"single_blocks.0.linear1.weight": weight})), Settings())
     with nothing_left():
         fails(lambda: quantize(plan, tmp_path / "q.safetensors", devices=devices), TpecError)
+
+
+@pytest.mark.parametrize("devices", LANES)
+@pytest.mark.parametrize("index", [0, 2])
+def test_exception_that_is_kept_holds_no_tensors(tmp_path: Path, devices: tuple[str, ...], index: int) -> None:
+    """ComfyUI keeps those of interrupted prompts for a while."""
+    plan = make_plan(open_checkpoint(save_flux(tmp_path)), Settings())
+
+    def stop(event: Progress) -> None:
+        if event.index >= index:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        quantize(plan, tmp_path / "q.safetensors", devices=devices, progress=stop)
+    assert not held(caught.value)
+
+
+@pytest.mark.parametrize("watching", [Collector, GradientCollector])
+def test_exception_while_calibrating_holds_no_sums(watching: type[Collector | GradientCollector]) -> None:
+    layer = torch.nn.modules.linear.Linear(32, 32)
+
+    def run(collector: Collector | GradientCollector) -> None:
+        with collector:
+            layer(torch.ones(1, 8, 32, requires_grad=True)).sum().backward()
+            assert held(MemoryError(collector._sums)), "there is something to let go"
+            raise MemoryError
+
+    with pytest.raises(MemoryError) as caught:
+        run(watching({"layer": layer}))
+    weights = {id(weight) for weight in (*layer.parameters(), layer.weight.grad, layer.bias.grad)}
+    assert not [tensor.shape for tensor in held(caught.value) if id(tensor) not in weights]
 
 
 def test_run_whose_source_is_cut_short_meanwhile(tmp_path: Path) -> None:

@@ -200,7 +200,13 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, wor
         lanes = [_open_lane(job, world.rank * len(devices) + at, tasks, several, stack, halt,
                             partial(_on_done, meter, known), lock)
                  for at, (tasks, several) in enumerate(zip(mine, computes, strict=True))]
-        _run_lanes(lanes, halt, world)
+        try:
+            _run_lanes(lanes, halt, world)
+        except BaseException:
+            # Who catches it may keep it, and its traceback keeps this frame.
+            lanes.clear()
+            computes.clear()
+            raise
     stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
     return _Done(known, stages, [note for several in computes for one in several for note in one.notes])
 

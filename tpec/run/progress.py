@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -39,14 +40,16 @@ class Halt:
             raise Stopped
 
     def raise_first(self) -> None:
-        """Raises what failed first, if anything did, and forgets it.
+        """Raises what failed first, if anything did, and forgets it; for when all stages have ended.
 
-        Its traceback leads to the frames of the run and so to its tensors, and they lead back here: unless one of the
-        two lets go, the memory of a failed run stays taken until the garbage collector looks.
+        Its traceback leads to their frames, and they to the run's tensors and back here. So what those frames held is
+        let go, whoever keeps the exception, and the circle is broken: a failed run's memory is free at once and does
+        not wait for the garbage collector.
         """
         error, self._error = self._error, None
         try:
             if error is not None:
+                traceback.clear_frames(error.__traceback__)
                 raise error
         finally:
             del error

@@ -33,8 +33,12 @@ class GradientCollector:
             self._hooks.enter_context(module.register_forward_hook(self._hook(name)))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._hooks.close()
+        if error is not None:
+            # As a Collector does.
+            self._sums.clear()
+            self._workspace = Workspace()
 
     def probe(self, result: torch.Tensor) -> None:
         """Send a random direction of the model's result backwards; E[g g^T] over directions is J^T J (Hutchinson)."""

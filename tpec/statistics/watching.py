@@ -99,6 +99,7 @@ class _Seen:
 class Collector:
     """Context manager: hooks the given modules, adds up their inputs, and removes the hooks whatever happens.
 
+    When it is left by an exception the sums are let go: they may be gigabytes, and tracebacks keep what they lead to.
     `modules` maps layer names (as in the checkpoint, without its prefix) to modules whose first argument is the input
     [..., n]. The modules compute what they always do.
     """
@@ -123,10 +124,13 @@ class Collector:
             self._hooks.enter_context(module.register_forward_pre_hook(self._hook(name)))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._hooks.close()
         self._recent.clear()
         self._vectors.clear()
+        if error is not None:
+            self._sums.clear()
+            self._workspace = Workspace()
 
     def _hook(self, name: str):  # noqa: ANN202 - a hook
         def hook(module: torch.nn.Module, arguments: Sequence[object]) -> None:

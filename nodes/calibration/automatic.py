@@ -37,8 +37,6 @@ from .weighing import weighed
 
 log = logging.getLogger(__name__)
 
-#: Samplings, by turns without text and with made-up embeddings.
-RUNS = 16
 #: Distinct tokens for each of a layer's inputs, as many as damping wants and some more.
 _TOKENS_PER_INPUT = 128
 #: What a CPU multiplies and adds in a second at best: to turn down what is hopeless before it is loaded.
@@ -48,9 +46,10 @@ _CPU_RATE = 2e11
 
 @dataclass(frozen=True)
 class Effort:
-    """Steps of each sampling on average, whether the model is also run backwards, and how many seconds that may take:
-    nobody waits longer for what they did not ask for."""
+    """Samplings, by turns without text and with made-up embeddings; steps of each on average, whether the model is also
+    run backwards, and how many seconds that may take: nobody waits longer for what they did not ask for."""
 
+    runs: int
     steps: int
     sensitivity: bool
     patience: float
@@ -62,11 +61,12 @@ class Effort:
     @property
     def evaluations(self) -> float:
         """Of the model, in all runs; a backward run at every fourth step takes about three."""
-        return RUNS * self.steps * (1.75 if self.sensitivity else 1)
+        return self.runs * self.steps * (1.75 if self.sensitivity else 1)
 
 
-#: The first that a machine is fast enough for is taken.
-EFFORTS = (Effort(20, True, 600), Effort(10, True, 600), Effort(20, False, 600), Effort(10, False, 1800))
+#: The first that a machine is fast enough for is taken; as good as it gets for that time (docs/measurements.md).
+EFFORTS = (Effort(16, 20, True, 600), Effort(8, 20, True, 600), Effort(6, 20, True, 600), Effort(16, 20, False, 600),
+           Effort(16, 10, False, 1800), Effort(16, 5, False, 1800))
 
 #: The last calibrations by what they were made of: for other settings and formats of the same model.
 _made: Latest[CalibrationHandle] = Latest(2, lambda handle: handle.temp)
@@ -165,10 +165,10 @@ class _Sampling:
 
     def collect(self, plan: CollectionPlan, effort: Effort, progress: NodeProgress) -> CalibrationHandle:
         """Statistics of all runs. Raises TpecError."""
-        watch = _Watch(progress, len(plan.passes) * sum(map(effort.steps_of, range(RUNS))))
+        watch = _Watch(progress, len(plan.passes) * sum(map(effort.steps_of, range(effort.runs))))
 
         def sample_all(patcher) -> None:
-            for number in range(RUNS):
+            for number in range(effort.runs):
                 self.run(patcher, number, effort.steps_of(number), watch.step)
 
         def run_all(inputs: Collector, watched: Layers) -> dict[str, GradientStats]:
@@ -177,8 +177,8 @@ class _Sampling:
             sample_all(weighed(self.patcher, inputs))
             return {}
 
-        return calibrate(plan, self.layers, self.patcher, type(self.patcher.model).__name__, RUNS, run_all, None,
-                         progress)
+        return calibrate(plan, self.layers, self.patcher, type(self.patcher.model).__name__, effort.runs, run_all,
+                         None, progress)
 
 
 def _job(text: list, latent: dict, steps: int) -> Job:
@@ -186,7 +186,7 @@ def _job(text: list, latent: dict, steps: int) -> Job:
 
 
 def sample_prompt_free(patcher, progress: NodeProgress) -> CalibrationHandle:
-    """Statistics of a ModelPatcher's layers from RUNS samplings without a prompt. Raises TpecError.
+    """Statistics of a ModelPatcher's layers from samplings without a prompt. Raises TpecError.
 
     What it takes is said before it starts; the model is as before afterwards. It is also run backwards now and then
     where it can be.
@@ -214,7 +214,8 @@ def _sampled(sampling: _Sampling, efforts: Sequence[Effort], size: Size, seconds
         plan = plan_for(sampling.layers, sampling.patcher, effort.sensitivity)
         total = len(plan.passes) * effort.evaluations * seconds
         if total <= effort.patience:
-            said = f"calibrating first: {RUNS} samplings of {size.text()}, about {duration(total)}; {plan.text()}"
+            said = (f"calibrating first: {effort.runs} samplings of {size.text()}, about {duration(total)}; "
+                    f"{plan.text()}")
             log.info("TPEC: %s", said)
             progress.text(said, always=True)
             return sampling.collect(plan, effort, progress)
@@ -244,7 +245,7 @@ class _Watch:
 def _tokens_wanted(layers: Layers) -> int:
     """Tokens of one evaluation that give most layers enough of them."""
     widths = sorted(module.in_features for module in layers.values())
-    return math.ceil(_TOKENS_PER_INPUT * widths[len(widths) // 2] / (RUNS * EFFORTS[0].steps))
+    return math.ceil(_TOKENS_PER_INPUT * widths[len(widths) // 2] / (EFFORTS[0].runs * EFFORTS[0].steps))
 
 
 def _is_unet(patcher) -> bool:

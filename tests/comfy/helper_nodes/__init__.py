@@ -21,6 +21,7 @@ from . import (
     new_model,  # noqa: F401  # adds a model to ComfyUI's list
     smaller_card,  # noqa: F401  # changes ComfyUI where a variable asks for it
 )
+from .efforts import TestEffort
 from .facts import TestServerFacts
 
 _get_free_memory = management.get_free_memory
@@ -277,7 +278,7 @@ class TestUnbakedChanges(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestLinearVAE, TestFreeMemory,
+        return [TestEffort, TestStoredConditioning, TestStoredClip, TestSmallTextEncoder, TestLinearVAE, TestFreeMemory,
                 TestLogEvaluations, TestSaveConditioning, TestBakedWeights, TestUnbakedChanges, TestServerFacts]
 
 

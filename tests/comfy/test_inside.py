@@ -110,9 +110,10 @@ def test_text_embeddings_of_the_families_by_their_layers(inside):
 
 def test_self_calibration_takes_the_effort_that_the_machine_is_fast_enough_for(inside):
     assert inside("efforts.py") == [
-        "20 steps and backwards", "10 steps and backwards", "10 steps and backwards", "10 steps",
-        "sampling it would take about 53 min on this machine", "20 steps and backwards", "10 steps",
-        "sampling it would take about 43 min on this machine",
+        "16 x 20 steps and backwards", "8 x 20 steps and backwards", "6 x 20 steps and backwards", "16 x 10 steps",
+        "16 x 5 steps", "sampling it would take about 53 min on this machine",
+        "16 x 20 steps and backwards", "6 x 20 steps and backwards", "16 x 20 steps", "16 x 10 steps",
+        "sampling it would take about 53 min on this machine",
         "[18, 19, 20, 21, 22]", "True"]
 
 

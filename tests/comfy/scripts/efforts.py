@@ -25,13 +25,15 @@ def chosen(seconds: float, passes: int = 1, more: int = 1) -> str:
         effort = automatic._sampled(sampling, automatic.EFFORTS, Size(), seconds, progress)
     except TpecError as error:
         return str(error)
-    return f"{effort.steps} steps{' and backwards' if effort.sensitivity else ''}"
+    return f"{effort.runs} x {effort.steps} steps{' and backwards' if effort.sensitivity else ''}"
 
 
-for seconds in (0.1, 1.5, 2.0, 4.0, 20.0):
+for seconds in (0.1, 1.5, 2.5, 4.0, 20.0, 40.0):
     print(chosen(seconds))
 print(chosen(0.1, more=2))
+print(chosen(0.6, passes=2, more=4))
+print(chosen(0.8, passes=2, more=4))
 print(chosen(4.0, passes=2, more=4))
-print(chosen(8.0, passes=2, more=4))
+print(chosen(20.0, passes=2, more=4))
 print(sorted({effort.steps_of(number) for effort in automatic.EFFORTS[:1] for number in range(16)}))
 print(issubclass(NoBackward, TpecError))

@@ -59,7 +59,6 @@ def make_room(nbytes: int, device: torch.device) -> None:
     and fails when one is collected in between.
     """
     gc.collect()
-    memory.cleanup_models()
     memory.free_memory(nbytes, device)
 
 

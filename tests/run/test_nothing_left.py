@@ -112,6 +112,27 @@ def test_exception_that_is_kept_holds_no_tensors(tmp_path: Path, devices: tuple[
     assert not held(caught.value)
 
 
+@pytest.mark.parametrize("devices", LANES)
+def test_kept_exception_with_a_cause_holds_no_tensors(tmp_path: Path, devices: tuple[str, ...]) -> None:
+    """A clear sentence is raised `from None`: what it stands for is hidden, not gone."""
+    plan = make_plan(open_checkpoint(save_flux(tmp_path)), Settings())
+
+    def write(weight: torch.Tensor) -> None:
+        raise OSError(weight.numel())
+
+    def stop(event: Progress) -> None:
+        if event.index:
+            try:
+                write(torch.ones(8))
+            except OSError:
+                raise TpecError("The disk is full.") from None
+
+    with pytest.raises(TpecError) as caught:
+        quantize(plan, tmp_path / "q.safetensors", devices=devices, progress=stop)
+    assert isinstance(caught.value.__context__, OSError)
+    assert not held(caught.value)
+
+
 @pytest.mark.parametrize("watching", [Collector, GradientCollector])
 def test_exception_while_calibrating_holds_no_sums(watching: type[Collector | GradientCollector]) -> None:
     layer = torch.nn.modules.linear.Linear(32, 32)

@@ -15,6 +15,17 @@ class Stopped(Exception):
     """Ends a thread because the run failed elsewhere; never leaves the run."""
 
 
+def _clear(error: BaseException) -> None:
+    """Let go of what the frames of an exception and of its causes hold (`from None` hides them, but keeps them)."""
+    cleared, waiting = set(), [error]
+    while waiting:
+        this = waiting.pop()
+        cleared.add(id(this))
+        traceback.clear_frames(this.__traceback__)
+        waiting += [other for other in (this.__cause__, this.__context__)
+                    if other is not None and id(other) not in cleared]
+
+
 class Halt:
     """One for all threads of a run, in whatever lane."""
 
@@ -49,7 +60,7 @@ class Halt:
         error, self._error = self._error, None
         try:
             if error is not None:
-                traceback.clear_frames(error.__traceback__)
+                _clear(error)
                 raise error
         finally:
             del error

@@ -5,10 +5,10 @@
 Starts the ComfyUI of the tests (COMFYUI_PATH, COMFYUI_PYTHON) with this pack and tinyflux, and gives it quantizations
 and calibrations of every kind (soak_jobs.py) in random order, wrong ones among them. Saved files are deleted at once.
 Every few jobs the server is looked at, as it is and once it has been told to free its models and its cache and to
-forget its history: memory of its own (without what the system lends it from files), how much of it malloc has given
-out, VRAM, open files, threads, the temp folder, and from inside by a node of the tests how many hooks, patched modules
-and objects of this pack there are. Exit code 1 when a job did not end as it must, when something is left behind, or
-when anything grows in the second half.
+forget its history: memory of its own (without what the system lends it from files), how much of it malloc has
+given out, VRAM, open files, threads, the temp folder, and from inside by a node of the tests how many hooks,
+patched modules and objects of this pack there are. Exit code 1 when a job did not end as it must, when something is
+left behind, or when anything grows in the second half.
 """
 
 import argparse
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "comfy"))
 import prompts as p  # noqa: E402
 from comfy_server import TINYFLUX, ComfyServer, PromptRefused, find_comfy, find_python  # noqa: E402
 
-from .soak_jobs import KEPT, MODEL, Job, Jobs, calibrating, furnish, storing  # noqa: E402
+from .soak_jobs import MODEL, Job, Jobs, first_ones, furnish  # noqa: E402
 
 #: Seconds that one prompt may take on a slow machine.
 _PATIENCE = 3600
@@ -83,7 +83,7 @@ ROWS = (
     Row("files in the temp folder", lambda look: look.temp_files, 0.03),
     Row("temp folder, MB", lambda look: look.temp, 1),
     Row("files in the output and model folders", lambda look: look.output_files),
-    Row("objects of this pack", lambda look: look.objects, 1),
+    Row("objects of this pack", lambda look: look.objects, 0.1),
     Row("tensors", lambda look: look.tensors, 0.1),
     Row("hooks on modules", lambda look: look.hooks),
     Row("modules with a forward of their own", lambda look: look.patched),
@@ -230,10 +230,8 @@ def _number(value: object) -> str:
 def soak(server: ComfyServer, args: argparse.Namespace) -> tuple[list[Look], Played]:
     """Play all jobs, or as many as the time allows."""
     draw, jobs, played = random.Random(args.seed), Jobs(args.seed, server.models / "diffusion_models"), Played()
-    for name, sensitivity in zip(KEPT, (False, True), strict=True):
-        server.succeed({**calibrating(2, 1, sensitivity), **storing(name)}, _PATIENCE)
-    server.succeed({**p.quantizing(f"diffusion_models/{MODEL}", num_iter=0),
-                    "show": p.node("PreviewAny", source=["quantize", 1])}, _PATIENCE)
+    for nodes in first_ones():
+        server.succeed(nodes, _PATIENCE)
     order = ["quantize"] * args.jobs + ["calibrate"] * args.calibrations
     draw.shuffle(order)
     looks, begun = [look(server, 0)], time.monotonic()

@@ -17,6 +17,8 @@ Nodes = dict[str, dict[str, Any]]
 MODEL, OTHER, NAN, LORA = "soak.safetensors", "other.safetensors", "nan.safetensors", "soak_lora.safetensors"
 #: Calibrations that stay: plain and with sensitivity.
 KEPT = ("kept", "kept_sensitivity")
+#: Names to save under: some users take few, and what the save nodes remember of each choice is bounded anyway.
+_NAMES = 20
 _AUTO_SHARE, _WRONG_SHARE = 0.06, 0.1
 
 
@@ -61,8 +63,28 @@ def calibrating(steps: int, seed: int, sensitivity: bool, model: str = MODEL, co
     return nodes
 
 
+def _name(number: int) -> str:
+    return f"soak{number % _NAMES}"
+
+
 def storing(name: str) -> Nodes:
     return {"store": p.node("TPECSaveCalibration", calibration=["calibrate", 0], name=name, if_exists="overwrite")}
+
+
+def first_ones() -> list[Nodes]:
+    """What is kept for the jobs, and each way through the libraries once: what those take with their first call, they
+    keep, and it must not look like growth."""
+    def shown(node: str) -> Nodes:
+        return {"show": p.node("PreviewAny", source=[node, 1])}
+
+    model, first = f"diffusion_models/{MODEL}", []
+    for name, sensitivity in zip(KEPT, (False, True), strict=True):
+        kept = {"kept": p.node("TPECLoadCalibration", name=f"{name}.safetensors")}
+        first += [
+            {**calibrating(2, 1, sensitivity), **storing(name)},
+            {**kept, **calibrating(2, 2, sensitivity, calibration=["kept", 0]), **shown("calibrate")},
+            {**kept, **p.quantizing(model, calibration=["kept", 0], matmul="auto"), **shown("quantize")}]
+    return first + [{**p.quantizing(model, method=method), **shown("quantize")} for method in ("nearest", "tpec")]
 
 
 class Jobs:
@@ -81,13 +103,13 @@ class Jobs:
                "runs": draw.randint(1, 2)}
         kept = {"kept": p.node("TPECLoadCalibration", name=f"{draw.choice(KEPT)}.safetensors")}
         if draw.random() < _WRONG_SHARE:
-            nodes = {**kept, **calibrating(**how, model=OTHER, calibration=["kept", 0]), **storing(f"soak{number}")}
+            nodes = {**kept, **calibrating(**how, model=OTHER, calibration=["kept", 0]), **storing(_name(number))}
             return Job("calibrate, wrong", nodes, "of different models")
         nodes = calibrating(**how)
         if draw.random() < 0.25:
             nodes = {**kept, **calibrating(**how, calibration=["kept", 0])}
         kind = f"calibrate{', sensitivity' if sensitivity else ''}"
-        return Job(kind, {**nodes, **storing(f"soak{number}")}, None, (f"soak{number}",))
+        return Job(kind, {**nodes, **storing(_name(number))}, None, (_name(number),))
 
     def quantization(self) -> Job:
         """Plain or tpec, from a file or a MODEL, with and without a calibration or one of its own."""
@@ -109,7 +131,7 @@ class Jobs:
                 nodes["kept"] = p.node("TPECLoadCalibration", name=f"{draw.choice(KEPT)}.safetensors")
         nodes |= self._source(number, settings)
         if draw.random() < 0.7:
-            return Job(kind, {**nodes, **p.saving(f"soak{number}")}, None, (f"soak{number}",))
+            return Job(kind, {**nodes, **p.saving(_name(number))}, None, (_name(number),))
         return Job(kind, {**nodes, "show": p.node("PreviewAny", source=["quantize", 1])})
 
     def _source(self, number: int, settings: dict[str, Any]) -> Nodes:
@@ -133,7 +155,7 @@ class Jobs:
             ("matmul auto needs a calibration", lambda: p.quantizing(good, matmul="auto")),
             ("expression", lambda: p.quantizing(good, include=f"(never{number}"))]
         words, nodes = self._random.choice(cases)
-        return Job("wrong", {**nodes(), **p.saving(f"soak{number}")}, words)
+        return Job("wrong", {**nodes(), **p.saving(_name(number))}, words)
 
     def _next(self) -> int:
         self._number += 1

@@ -24,7 +24,9 @@ class _Saved:
         return self.state is not None and file_state(self.path) == self.state
 
 
+#: The last so many choices, the newest at the end; more than ComfyUI keeps results of.
 _saved: dict[Choice, _Saved] = {}
+_MOST = 1000
 
 
 def file_state(path: Path) -> State | None:
@@ -59,5 +61,8 @@ def save_once(choice: Choice, content: str, save: Callable[[], Path]) -> Path:
         return last.path
     turn = _turn(choice)
     path = save()
+    _saved.pop(choice, None)
     _saved[choice] = _Saved(path, file_state(path), content, turn)
+    while len(_saved) > _MOST:
+        del _saved[next(iter(_saved))]
     return path

@@ -17,7 +17,8 @@ Nodes = dict[str, dict[str, Any]]
 MODEL, OTHER, NAN, LORA = "soak.safetensors", "other.safetensors", "nan.safetensors", "soak_lora.safetensors"
 #: Calibrations that stay: plain and with sensitivity.
 KEPT = ("kept", "kept_sensitivity")
-#: Names to save under: some users take few, and what the save nodes remember of each choice is bounded anyway.
+#: Names to save under. The save nodes remember the last thousand, which no soak gets to: ever new ones would look like
+#: growth without end.
 _NAMES = 20
 _AUTO_SHARE, _WRONG_SHARE = 0.06, 0.1
 

@@ -21,7 +21,15 @@ from .memory import model_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "comfy"))
 import prompts as p  # noqa: E402, F401
-from comfy_server import ComfyServer, Outcome, PromptRefused, find_comfy, find_python, link  # noqa: E402, F401
+from comfy_server import (  # noqa: E402
+    TINYFLUX,  # noqa: F401
+    ComfyServer,
+    Outcome,
+    PromptRefused,
+    find_comfy,
+    find_python,
+    link,  # noqa: F401
+)
 
 #: What is left of a card's memory where it is sold as so many GB, as programs see it.
 _OF_A_CARD = 0.975 * 2**30

@@ -5,10 +5,10 @@
 Starts the ComfyUI of the tests (COMFYUI_PATH, COMFYUI_PYTHON) with this pack and tinyflux, and gives it quantizations
 and calibrations of every kind (soak_jobs.py) in random order, wrong ones among them. Saved files are deleted at once.
 Every few jobs the server is looked at, as it is and once it has been told to free its models and its cache and to
-forget its history: memory of its own (without what the system lends it from files), how much of it malloc has
-given out, VRAM, open files, threads, the temp folder, and from inside by a node of the tests how many hooks,
-patched modules and objects of this pack there are. Exit code 1 when a job did not end as it must, when something is
-left behind, or when anything grows in the second half.
+forget its history: memory of its own (without what the system lends it from files), how much of it malloc has given
+out, VRAM, open files, threads, the temp folder, and from inside by a node of the tests how many hooks, patched modules
+and objects of this pack there are. Exit code 1 when a job did not end as it must, when something is left behind, or
+when anything grows in the second half.
 """
 
 import argparse

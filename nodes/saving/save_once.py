@@ -24,7 +24,7 @@ class _Saved:
         return self.state is not None and file_state(self.path) == self.state
 
 
-#: The last so many choices, the newest at the end; more than ComfyUI keeps results of.
+#: The last so many choices, that of the last prompt at the end; more than ComfyUI keeps results of.
 _saved: dict[Choice, _Saved] = {}
 _MOST = 1000
 
@@ -57,12 +57,12 @@ def stands(choice: Choice) -> bool:
 def save_once(choice: Choice, content: str, save: Callable[[], Path]) -> Path:
     """Where `content` was saved for this choice and still is, else what `save()` returns."""
     last = _saved.get(choice)
-    if last and last.intact and last.content == content:
-        return last.path
-    turn = _turn(choice)
-    path = save()
+    if not (last and last.intact and last.content == content):
+        turn = _turn(choice)
+        path = save()
+        last = _Saved(path, file_state(path), content, turn)
     _saved.pop(choice, None)
-    _saved[choice] = _Saved(path, file_state(path), content, turn)
+    _saved[choice] = last
     while len(_saved) > _MOST:
         del _saved[next(iter(_saved))]
-    return path
+    return last.path

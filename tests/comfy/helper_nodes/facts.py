@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import json
+import sys
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -46,7 +47,7 @@ def facts() -> dict[str, object]:
     management.soft_empty_cache()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    held = given_out()
+    held, blocks = given_out(), sys.getallocatedblocks()
     # One after another: a list of them with their kinds would leave the memory that is looked at in pieces.
     modules, tensors, objects = [], [], Counter[str]()
     for thing in gc.get_objects():
@@ -69,6 +70,7 @@ def facts() -> dict[str, object]:
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "models": len(management.current_loaded_models),
         "given_out": held,
+        "blocks": blocks,
         "allocated": torch.cuda.memory_allocated() if cuda else 0,
         "vram": (lambda free, total: total - free)(*torch.cuda.mem_get_info()) if cuda else 0,
     }

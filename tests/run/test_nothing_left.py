@@ -1,6 +1,8 @@
 """What a run held in memory is free once it has ended, however it ends: nothing waits for the garbage collector."""
 
 import gc
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +15,13 @@ from samples import generator, save_flux
 from tpec.errors import TpecError
 from tpec.files.checkpoint import open_checkpoint
 from tpec.model.plan import make_plan
-from tpec.run.pipeline import quantize
+from tpec.run.pipeline import quantize, settle
 from tpec.run.processes import World
 from tpec.run.progress import Halt, Progress
 from tpec.settings import Settings
 from tpec.statistics.backward import GradientCollector
+from tpec.statistics.calibration import Calibration, hash_layers
+from tpec.statistics.inputs import Gram, HeldInputs
 from tpec.statistics.watching import Collector
 
 LANES = [("cpu",), ("cpu", "cpu")]
@@ -98,13 +102,14 @@ def test_run_that_meets_a_bad_weight(tmp_path: Path, devices: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize("devices", LANES)
-@pytest.mark.parametrize("index", [0, 2])
-def test_exception_that_is_kept_holds_no_tensors(tmp_path: Path, devices: tuple[str, ...], index: int) -> None:
-    """ComfyUI keeps those of interrupted prompts for a while."""
+@pytest.mark.parametrize("main", [True, False], ids=["computing", "writing"])
+def test_exception_that_is_kept_holds_no_tensors(tmp_path: Path, devices: tuple[str, ...], main: bool) -> None:
+    """ComfyUI keeps those of interrupted prompts for a while; a frame keeps the one that called it."""
     plan = make_plan(open_checkpoint(save_flux(tmp_path)), Settings())
 
     def stop(event: Progress) -> None:
-        if event.index >= index:
+        if (threading.current_thread() is threading.main_thread()) == main:
+            time.sleep(0.3)  # meanwhile weights are read ahead, and the lane holds them
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -131,6 +136,25 @@ def test_kept_exception_with_a_cause_holds_no_tensors(tmp_path: Path, devices: t
         quantize(plan, tmp_path / "q.safetensors", devices=devices, progress=stop)
     assert isinstance(caught.value.__context__, OSError)
     assert not held(caught.value)
+
+
+def test_exception_while_measuring_holds_no_tensors(tmp_path: Path) -> None:
+    """The covariance of the inputs is kept from layer to layer."""
+    plan = make_plan(open_checkpoint(save_flux(tmp_path)), Settings(keep_quality=5))
+    layers = {layer.linear_in_model: layer.shape for layer in plan.of("quantize")}
+    width = max(shape[1] for shape in layers.values())
+    inputs = HeldInputs(torch.zeros(width), 1.0, 99, Gram(torch.eye(width)))
+    groups = {name: "one" for name, shape in layers.items() if shape[1] == width}
+    calibration = Calibration({"one": inputs}, groups, hash_layers(layers), shapes=layers)
+    known = {id(tensor) for tensor in held(MemoryError(calibration))}
+
+    def stop(event: Progress) -> None:
+        if event.index == event.count:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        settle(plan, calibration, torch.device("cpu"), stop)
+    assert known and not [tensor.shape for tensor in held(caught.value) if id(tensor) not in known]
 
 
 @pytest.mark.parametrize("watching", [Collector, GradientCollector])

@@ -32,7 +32,7 @@ from .fit import calibration_record, check_calibration, layer_options, relative_
 from .lane import Known, Lane, Stages
 from .memory import compute_threads
 from .processes import World
-from .progress import Halt, Meter, OnProgress
+from .progress import Halt, Meter, OnProgress, let_go
 from .report import KeptLayer, LayerReport, Report
 from .tasks import Task, make_tasks, split
 
@@ -108,7 +108,11 @@ def settle(plan: Plan, calibration: Calibration | None, device: torch.device, pr
             raise TpecError("matmul auto needs a calibration: what rounding the inputs costs depends on them.")
         return [measure(plan, calibration, device, progress)]
 
-    found = world.share(world.agree(measured))[0]
+    try:
+        found = world.share(world.agree(measured))[0]
+    except BaseException as error:
+        let_go(error)
+        raise
     if plan.settings.keep_quality > 0:
         plan = with_quality(plan, find_quality(plan, found))
     return with_matmul(plan, found, calibration) if auto and calibration else plan

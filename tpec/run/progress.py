@@ -3,9 +3,10 @@
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import FrameType
 
 #: Seconds between looks at whether a run has stopped; so Ctrl-C gets through on Windows, too.
 POLL = 0.2
@@ -15,15 +16,31 @@ class Stopped(Exception):
     """Ends a thread because the run failed elsewhere; never leaves the run."""
 
 
-def _clear(error: BaseException) -> None:
-    """Let go of what the frames of an exception and of its causes hold (`from None` hides them, but keeps them)."""
+def let_go(error: BaseException) -> None:
+    """Let go of what the ended frames of an exception and of its causes hold, whoever keeps it.
+
+    `from None` hides causes, but keeps them.
+    """
     cleared, waiting = set(), [error]
     while waiting:
         this = waiting.pop()
         cleared.add(id(this))
         traceback.clear_frames(this.__traceback__)
+        if this.__traceback__ is not None:
+            _clear_callers(this.__traceback__.tb_frame)
         waiting += [other for other in (this.__cause__, this.__context__)
                     if other is not None and id(other) not in cleared]
+
+
+def _clear_callers(frame: FrameType) -> None:
+    """A traceback begins where its exception was caught; the frame there keeps those that called it, ended or not."""
+    caller = frame.f_back
+    while caller is not None:
+        try:
+            caller.clear()
+        except RuntimeError:  # it still runs, and so do all that called it
+            return
+        caller = caller.f_back
 
 
 class Halt:
@@ -60,7 +77,7 @@ class Halt:
         error, self._error = self._error, None
         try:
             if error is not None:
-                _clear(error)
+                let_go(error)
                 raise error
         finally:
             del error
@@ -75,16 +92,17 @@ class Halt:
     def run(self, first: Callable[[], None], *others: Callable[[], None]) -> None:
         """Run all stages at once, `first` in this thread, until every one has ended; never raises what they do."""
         threads = [threading.Thread(target=self.guard, args=(stage,), daemon=True) for stage in others]
-
-        def begin() -> None:
-            for thread in threads:
-                thread.start()
-            first()
-
-        self.guard(begin)
+        # No function of its own in here: a frame that is cleared keeps its function, and that what it closes over.
+        self.guard(partial(_begin, threads, first))
         for thread in threads:
             while thread.is_alive():
                 self.guard(partial(thread.join, POLL))
+
+
+def _begin(threads: Sequence[threading.Thread], first: Callable[[], None]) -> None:
+    for thread in threads:
+        thread.start()
+    first()
 
 
 @dataclass(frozen=True)

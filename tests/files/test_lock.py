@@ -150,3 +150,20 @@ def test_full_disk_keeps_no_lock_file(tmp_path: Path) -> None:
             with pytest.raises(TpecError, match="another run is writing this output: wait"):
                 other.acquire()
         assert names_in(disk) == {"filler"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is watched there")
+def test_processes_without_the_lock_know_the_working_file_of_the_one_with_it(tmp_path: Path) -> None:
+    working, foreign = tmp_path / "q.partial", tmp_path / "foreign"
+    with make(tmp_path) as first, make(tmp_path) as second, open(working, "wb") as file, open(foreign, "wb") as other:
+        assert first.identity() is None
+        second.follow(None)
+        second.confirm(other.fileno())
+        first.watch(file.fileno(), working)
+        second.follow(first.identity())
+        second.confirm(file.fileno())
+        with pytest.raises(TpecError, match="another run replaced the working file"):
+            second.confirm(other.fileno())
+        with make(tmp_path) as distant:
+            distant.follow(("another machine", 1))
+            distant.confirm(other.fileno())

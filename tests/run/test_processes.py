@@ -11,6 +11,7 @@ from samples import REPOSITORY, environment, generator, names_in, save_flux, sha
 
 from tpec.check.verify import verify
 from tpec.files.checkpoint import open_checkpoint
+from tpec.files.partial import partial_path
 from tpec.model.plan import make_plan
 from tpec.run.pipeline import quantize
 from tpec.run.processes import World, join_world
@@ -92,7 +93,7 @@ def test_next_input_is_worked_on_when_a_rank_fails(tmp_path: Path, layer: str) -
 PLACES = {
     "plan0": ("tpec.command.quantize.make_plan", 0), "plan1": ("tpec.command.quantize.make_plan", 1),
     "output1": ("tpec.command.quantize.check_output", 1),
-    "layout1": ("tpec.run.pipeline.make_layout", 1), "create0": ("tpec.files.partial.create", 0),
+    "layout1": ("tpec.run.job.make_layout", 1), "create0": ("tpec.files.partial.create", 0),
     "lane0": ("tpec.run.pipeline.Lane", 0), "lane1": ("tpec.files.partial.Journal", 1),
     "read1": ("tpec.run.lane.Lane._load", 1),
     "compute0": ("tpec.run.compute.Compute._round", 0), "write1": ("tpec.files.partial.SpoolFile.write", 1),
@@ -161,6 +162,38 @@ def test_interrupt_of_one_rank_ends_the_others_within_their_layer(tmp_path: Path
     assert done.returncode == 1
     assert done.stderr.count("Interrupted.") >= 1 and not sentences(done)
     assert names_in(tmp_path) == {"model.safetensors", "driver.py"}
+
+
+REPLACED = """
+import os, sys, time
+from pathlib import Path
+from tpec.command import cli
+from tpec.run import pipeline
+
+real, working = pipeline._open_lane, Path(sys.argv[4] + ".partial")
+
+def open_lane(*arguments):
+    if os.environ["RANK"] == "1":
+        time.sleep(2)  # the other process has opened the one that it made
+        working.with_name("other").write_bytes(b"another run's unfinished bytes")
+        working.with_name("other").replace(working)
+    return real(*arguments)
+
+pipeline._open_lane = open_lane
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
+def test_no_rank_writes_to_a_file_that_another_run_put_there(tmp_path: Path) -> None:
+    source, output, program = save_flux(tmp_path), tmp_path / "q.safetensors", tmp_path / "driver.py"
+    program.write_text(REPLACED)
+    done = torchrun("quantize", source, "-o", output, "--device", "cpu", "--quiet", program=[program])
+    assert done.returncode == 1
+    assert len(sentences(done)) == 1 and "another run replaced the working file" in sentences(done)[0]
+    assert partial_path(output).read_bytes() == b"another run's unfinished bytes"
+    assert not output.exists()
 
 
 @pytest.mark.slow

@@ -96,16 +96,16 @@ def test_working_file_that_somebody_replaced_is_not_published(tmp_path: Path, re
 def test_result_that_appears_before_the_second_run_has_the_lock_stays(tmp_path: Path,
                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     """The first run ends between the second's look at the output and its start."""
-    from tpec.run import pipeline
+    from tpec.run import job
 
     plan = make_plan(open_checkpoint(save_flux(tmp_path)), Settings(method="nearest"))
-    output, looked = tmp_path / "q.safetensors", pipeline.check_output
+    output, looked = tmp_path / "q.safetensors", job.check_output
 
     def look_then_finish(*arguments) -> None:
         looked(*arguments)
         output.write_text("the first run's result")
 
-    monkeypatch.setattr(pipeline, "check_output", look_then_finish)
+    monkeypatch.setattr(job, "check_output", look_then_finish)
     events = []
     with pytest.raises(TpecError, match="exists already"):
         quantize(plan, output, progress=events.append)

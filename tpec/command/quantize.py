@@ -13,8 +13,9 @@ from ..model.plan import Plan, make_plan
 from ..model.recipe import follow, read_recipe, recipe_of, write_recipe
 from ..model.template import recipe_like
 from ..page.page import write_page
+from ..run.job import check_output
 from ..run.memory import describe_needs
-from ..run.pipeline import check_output, quantize, settle
+from ..run.pipeline import quantize, settle
 from ..run.processes import PeersLost, World, join_world, leave_world
 from ..run.report import Report
 from ..settings import Settings, part_names

@@ -47,6 +47,7 @@ class OutputLock:
         self._path, self._output, self._lock = path, output, lock
         self._handle: int | None = None
         self._watched: tuple[int, Path] | None = None
+        self._followed: int | None = None
 
     def __enter__(self) -> "OutputLock":
         return self
@@ -76,6 +77,18 @@ class OutputLock:
             if before is not None:
                 os.close(before[0])
 
+    def identity(self) -> tuple[str, int] | None:
+        """Of the watched file, for `follow` in other processes of the run; None where there is nothing to watch."""
+        return None if self._watched is None else (socket.gethostname(), os.fstat(self._watched[0]).st_ino)
+
+    def follow(self, identity: tuple[str, int] | None) -> None:
+        """Confirm against the file that the process with the lock watches, where both are on one machine.
+
+        Network folders may give a file another number on each machine.
+        """
+        if self._watched is None and identity is not None and identity[0] == socket.gethostname():
+            self._followed = identity[1]
+
     def unchanged(self) -> bool:
         """Whether the working file's name still means the file that was watched."""
         return self._watched is None or _is_named(*self._watched)
@@ -86,9 +99,11 @@ class OutputLock:
         handle: of the working file as it was opened again by its name, to be held against the one that is watched.
         """
         if self._watched is None:
-            return
-        same = self.unchanged() if handle is None else (
-            os.path.samestat(os.fstat(self._watched[0]), os.fstat(handle)))
+            same = handle is None or self._followed in (None, os.fstat(handle).st_ino)
+        elif handle is None:
+            same = self.unchanged()
+        else:
+            same = os.path.samestat(os.fstat(self._watched[0]), os.fstat(handle))
         if not same:
             raise TpecError(f"{self._output} was not written: another run replaced the working file meanwhile; "
                             "run it again when that has ended.")

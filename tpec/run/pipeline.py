@@ -1,56 +1,38 @@
 """Quantize a checkpoint file to file: what is known is checked first, then lanes stream it, then it gets its name."""
 
-import logging
 import os
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..device import fast_products, free_workspaces, load_libraries
 from ..errors import TpecError, is_out_of_memory
 from ..files import partial as spool
-from ..files.layout import Layout
 from ..files.lock import OutputLock
-from ..files.replace import disk_errors, exists, is_folder, refuse_dead_link
-from ..model.families import DROP, KEEP, QUANTIZE
-from ..model.finite import nonfinite_note
-from ..model.formats import make_layout
+from ..files.replace import disk_errors
 from ..model.plan import Plan
 from ..statistics.calibration import Calibration
 from .choices.losses import Measured, measure
 from .choices.matmul import with_matmul
 from .choices.quality import find_quality, with_quality
 from .compute import Compute, memory_note
-from .fit import calibration_record, check_calibration, layer_options, relative_notes
+from .fit import check_calibration
+from .job import Job, check_output, make_job, refuse_existing
 from .lane import Known, Lane, Stages
 from .memory import compute_threads
+from .outcome import Done, make_report
 from .processes import World
 from .progress import Halt, Meter, OnProgress, let_go
-from .report import KeptLayer, LayerReport, Report
-from .tasks import Task, make_tasks, split
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that passed every check: what to write where, and which tasks an earlier run has finished."""
-
-    plan: Plan
-    output: Path
-    layout: Layout
-    digest: str
-    calibration: Calibration | None
-    tasks: tuple[Task, ...]
-    finished: Known
-    sync_bytes: int = spool.SYNC_BYTES
+from .report import Report
+from .tasks import Task, split
 
 
 def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.device] = ("cpu",),
@@ -68,13 +50,14 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
     found = [torch.device(device) for device in devices]
     world.agree(partial(check_output, plan, output, overwrite))
     plan = settle(plan, calibration, found[0], progress, world)
-    job = world.agree(partial(_checked, plan, output, calibration, overwrite))
+    job = world.agree(partial(make_job, plan, output, calibration, overwrite))
     with spool.output_lock(output) as lock:
         world.agree(lock.acquire if world.rank == 0 else _nothing)
         try:
             # From here on without `resume` a working file of that name is this run's own.
             begin = partial(_begin, job, overwrite, resume, lock)
-            done = world.share(world.agree(begin if world.rank == 0 else _nothing))
+            done, working_file = world.share(world.agree(begin if world.rank == 0 else _nothing))
+            lock.follow(working_file)
             job = replace(job, finished=done, sync_bytes=sync_bytes)
             cards = Counter(card for cards in world.gather([_card(device) for device in found]) for card in cards)
             parts = world.gather(world.agree(partial(_run, job, found, progress, world, cards, lock)))
@@ -84,7 +67,7 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
                 if lock.held and not resume and lock.unchanged():
                     spool.discard(output)
             raise
-    return _report(job, parts, found, world, time.monotonic() - begun)
+    return make_report(job, parts, found, world, time.monotonic() - begun)
 
 
 def settle(plan: Plan, calibration: Calibration | None, device: torch.device, progress: OnProgress | None = None,
@@ -118,60 +101,23 @@ def settle(plan: Plan, calibration: Calibration | None, device: torch.device, pr
     return with_matmul(plan, found, calibration) if auto and calibration else plan
 
 
-def check_output(plan: Plan, output: Path, overwrite: bool) -> None:
-    """Raises TpecError when `output` cannot or must not be written."""
-    with disk_errors(output):
-        if not is_folder(output.parent, "written"):
-            raise TpecError(f"The folder {output.parent} does not exist: create it or choose another.")
-        if is_folder(output, "written"):
-            raise TpecError(f"{output} is a folder: name a file.")
-        refuse_dead_link(output)
-        # The working file replaces whatever has its name, so that must not be the input either.
-        for target in (output, spool.partial_path(output)):
-            if exists(target, "written") and any(exists(path) and path.samefile(target)
-                                                 for path in plan.checkpoint.files):
-                raise TpecError(f"{target.name} is the input itself: choose another name for the output.")
-        _refuse_existing(output, overwrite)
-
-
-def _refuse_existing(output: Path, overwrite: bool) -> None:
-    if exists(output, "written") and not overwrite:
-        raise TpecError(f"{output} exists already: choose another name or allow overwriting (--overwrite).")
-
-
 def _publish(output: Path, overwrite: bool, lock: OutputLock) -> None:
-    _refuse_existing(output, overwrite)
+    refuse_existing(output, overwrite)
     spool.finish(output, overwrite, lock)
 
 
-def _nothing() -> None:
+def _nothing() -> Any:
     """What the other ranks do meanwhile."""
 
 
-def _checked(plan: Plan, output: Path, calibration: Calibration | None, overwrite: bool) -> Job:
-    check_output(plan, output, overwrite)
-    scaled_inputs = plan.settings.matmul == "fp8" or any(layer.matmul == "fp8" for layer in plan.tensors)
-    if plan.settings.method == "nearest" and not scaled_inputs:
-        calibration = None
-    covered = check_calibration(plan, calibration) if calibration else ()
-    # Rounding to nearest has no use for statistics; the input scales of fp8 matmul come from them all the same.
-    steering = calibration if plan.settings.method == "tpec" else None
-    coupled = frozenset(layer.linear for layer in plan.of(QUANTIZE)
-                        if steering and layer.linear_in_model in steering.outputs)
-    tasks = make_tasks(plan, frozenset(covered if steering else ()), coupled)
-    layout = make_layout(plan, layer_options(plan, calibration), calibration_record(tasks, steering))
-    recipe = plan.settings.recipe() | {"calibration": calibration.digest() if calibration and covered else ""}
-    digest = spool.job_digest(layout, plan.checkpoint.identity(), recipe)
-    return Job(plan, output, layout, digest, steering, tasks, {})
-
-
-def _begin(job: Job, overwrite: bool, resume: bool, lock: OutputLock) -> Known:
-    """Make the working file, or find what an earlier run has finished of it."""
-    _refuse_existing(job.output, overwrite)  # another run may have ended just before
+def _begin(job: Job, overwrite: bool, resume: bool, lock: OutputLock) -> tuple[Known, tuple[str, int] | None]:
+    """Make the working file, or find what an earlier run has finished of it; with it what to know the file by."""
+    refuse_existing(job.output, overwrite)  # another run may have ended just before
     finished = spool.finished(job.output, job.layout, job.digest, lock) if resume else None
     if finished is None:
         spool.create(job.output, job.layout, lock)
-    return finished or {}
+    with disk_errors(job.output):
+        return finished or {}, lock.identity()
 
 
 def _group(job: Job, task: Task) -> object:
@@ -182,17 +128,8 @@ def _group(job: Job, task: Task) -> object:
     return ("group", name) if name is not None else task.tensor.name
 
 
-@dataclass(frozen=True)
-class _Done:
-    """What one process's lanes did: what is known of tensors by name, stage times summed over lanes, notes."""
-
-    known: Known
-    stages: Stages
-    notes: list[str]
-
-
 def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, world: World,
-         cards: Counter[str], lock: OutputLock) -> _Done:
+         cards: Counter[str], lock: OutputLock) -> Done:
     """Run this process's lanes; `cards` says how many lanes of all processes work on each card."""
     open_tasks = [task for task in job.tasks if task.tensor.name not in job.finished]
     shares = split(open_tasks, [_group(job, task) for task in open_tasks], world.size * len(devices))
@@ -212,7 +149,7 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, wor
             computes.clear()
             raise
     stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
-    return _Done(known, stages, [note for several in computes for one in several for note in one.notes])
+    return Done(known, stages, [note for several in computes for one in several for note in one.notes])
 
 
 def _meter(job: Job, mine: Sequence[Sequence[Task]], progress: OnProgress | None, halt: Halt, world: World) -> Meter:
@@ -276,40 +213,3 @@ def _on_done(meter: Meter, known: Known, task: Task, found: Known) -> None:
     report = found[task.tensor.name]
     message = f"error {report['relative_error']:.4f}" if task.quantize and report else ""
     meter.advance(task.cost, task.quantize, message)
-
-
-def _uncovered(job: Job) -> list[str]:
-    """A note on layers that a calibration says nothing about."""
-    if job.calibration is None:
-        return []
-    names = [layer.linear for layer in job.plan.of(QUANTIZE)
-             if not layer.embedding and job.calibration.stats(layer.linear_in_model) is None]
-    if not names:
-        return []
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return [f"{len(names)} layers have no statistics in the calibration and were rounded without: {shown}"]
-
-
-def _report(job: Job, parts: list[_Done], devices: list[torch.device], world: World, seconds: float) -> Report:
-    known = {name: one for name, one in job.finished.items() if one}
-    for part in parts:
-        known |= {name: one for name, one in part.known.items() if one}
-    plan = job.plan
-    layers = tuple(LayerReport.from_json(known[layer.name]) for layer in plan.of(QUANTIZE))
-    stages: dict[str, float] = {name: sum(getattr(part.stages, name) for part in parts)
-                                for name in ("read", "compute", "write")}
-    nonfinite = [layer.name for layer in plan.tensors if known.get(layer.name, {}).get("nonfinite")]
-    notes = tuple(dict.fromkeys([*plan.bought, *plan.checkpoint.notes, *plan.notes, *job.layout.notes,
-                                 *_uncovered(job), *relative_notes(plan, job.calibration), *nonfinite_note(nonfinite),
-                                 *(note for part in parts for note in part.notes)]))
-    where = ", ".join(str(device) for device in devices) + (f" x {world.size}" if world.size > 1 else "")
-    kept = sum(layer.action not in (QUANTIZE, DROP) for layer in plan.tensors)
-    return Report(plan.checkpoint.name, job.output, plan.kind, plan.family.name, plan.why, plan.settings.recipe(),
-                  layers, kept, len(plan.of(DROP)), plan.checkpoint.nbytes, job.layout.nbytes, seconds, where,
-                  stages, notes, _kept_layers(plan), job.calibration.summary() if job.calibration else "")
-
-
-def _kept_layers(plan: Plan) -> tuple[KeptLayer, ...]:
-    """Without those of models that a full checkpoint only carries along."""
-    return tuple(KeptLayer(layer.linear, layer.shape, layer.reason) for layer in plan.of(KEEP)
-                 if layer.name.endswith(".weight") and len(layer.shape) == 2 and plan.part(layer.name) is not None)

@@ -10,11 +10,14 @@ reckons with, a backward run being three; seconds are those of the whole prompt 
 import argparse
 import re
 import sys
-import tempfile
 from pathlib import Path
 
+import prompts as p
+from comfy_server import ComfyServer, link
+
 from .common import environment, markdown_table
-from .pictures import MODELS, ComfyServer, find_comfy, find_python, link, p, velocity_ratio
+from .pictures import MODELS, velocity_ratio
+from .server import comfy
 
 #: From as much as any machine does to as little as any does.
 EFFORTS = ("16x20b", "8x20b", "16x10b", "6x20b", "4x20b", "16x20", "16x10", "16x5")
@@ -54,13 +57,9 @@ def measure(server: ComfyServer, shared: Path, title: str, runs: int, steps: int
 
 def main() -> None:
     args = arguments()
-    comfy = find_comfy()
-    if comfy is None or find_python(comfy) is None:
-        sys.exit("no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON")
     print(environment(), flush=True)
     rows = []
-    with tempfile.TemporaryDirectory() as folder, \
-            ComfyServer(comfy, find_python(comfy), Path(folder), not args.gpu) as server:
+    with comfy(not args.gpu) as server:
         for runs, steps, backwards in args.efforts:
             asked = server.succeed({"effort": p.node("TestEffort", runs=runs, steps=steps, backwards=backwards)})
             found = [measure(server, args.shared.resolve(), title, runs, steps, backwards) for title in args.model]

@@ -13,22 +13,19 @@ Python has.
 
 import argparse
 import math
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import prompts
 import torch
+from comfy_server import ComfyServer, link
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from .common import ROOT, environment, markdown_table
 from .pack import of_pack
 from .pictures import CONDITIONINGS, MODELS, Model, draw, make
-from .pictures import p as prompts
-
-sys.path.insert(0, str(ROOT / "tests" / "comfy"))
-from comfy_server import ComfyServer, find_comfy, find_python, link  # noqa: E402
+from .server import comfy
 
 _plot = of_pack("nodes.drawing.plot")
 #: By file: how it is called in the picture, and the inputs of TPEC Quantize FP8 (None: the bf16 model itself).
@@ -60,10 +57,7 @@ def drawn(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     """By file, [count, 3, 64, 64] in 0 .. 1: from the folder, else by ComfyUI."""
     kept = args.folder / f"{args.model}_{args.pictures}x{args.steps}.safetensors"
     if not kept.is_file():
-        comfy = find_comfy()
-        if comfy is None or find_python(comfy) is None:
-            sys.exit("no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON")
-        with tempfile.TemporaryDirectory() as folder, ComfyServer(comfy, find_python(comfy), Path(folder)) as server:
+        with comfy() as server:
             found = _from_comfy(server, MODELS[args.model], args)
         args.folder.mkdir(parents=True, exist_ok=True)
         save_file(found, kept)

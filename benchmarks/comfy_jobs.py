@@ -12,24 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
+from comfy_server import ComfyServer, Outcome, PromptRefused
 
 from .common import BLOCK, environment, markdown_table
 from .memory import model_file
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "comfy"))
-import prompts as p  # noqa: E402, F401
-from comfy_server import (  # noqa: E402
-    TINYFLUX,  # noqa: F401
-    ComfyServer,
-    Outcome,
-    PromptRefused,
-    find_comfy,
-    find_python,
-    link,  # noqa: F401
-)
 
 #: What is left of a card's memory where it is sold as so many GB, as programs see it.
 _OF_A_CARD = 0.975 * 2**30
@@ -156,21 +144,6 @@ def only(nbytes: int) -> Iterator[int]:
         yield vram_taken()
     finally:
         del os.environ[_CARD_VARIABLE], held
-
-
-@contextmanager
-def comfy(folder: Path, cpu: bool) -> Iterator[ComfyServer]:
-    """A ComfyUI with a base folder of its own below `folder`, removed afterwards."""
-    found = find_comfy()
-    python = None if found is None else find_python(found)
-    if found is None or python is None:
-        sys.exit("no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON")
-    # The server of the tests takes one thread otherwise.
-    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix="base-", ignore_cleanup_errors=True) as base, \
-            ComfyServer(found, python, Path(base), cpu=cpu) as server:
-        yield server
 
 
 class Bench:

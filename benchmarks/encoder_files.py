@@ -9,18 +9,15 @@ is in real models. Nothing was trained: how large errors are in a real encoder t
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import inventory
 import torch
 
 from .make_model import POOL_ITEMS, Shapes, write_model
 from .synthetic import generator
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import inventory  # noqa: E402
 
 #: T5 does not divide by the root of a head's width (64), so its queries are smaller by that.
 _T5_QUERY, _T5_HEAD = "SelfAttention.q.", 64

@@ -3,11 +3,12 @@
     python -m benchmarks.families_doc          writes both
 """
 
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+
+from inventory import DATA, Model, read
 
 from tpec.errors import TpecError
 from tpec.files.checkpoint import Checkpoint
@@ -18,9 +19,6 @@ from tpec.model.plan import make_plan
 from tpec.settings import Settings
 
 from .common import ROOT
-
-sys.path.insert(0, str(ROOT / "tests"))
-from inventory import DATA, Model, read  # noqa: E402 - from the tests, which do not come as a package
 
 TARGET = ROOT / "docs" / "families.md"
 README = ROOT / "README.md"

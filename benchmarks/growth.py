@@ -10,14 +10,16 @@ what is left for each prompt. The first row of a kind holds what its libraries t
 import argparse
 import itertools
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from .comfy_jobs import TINYFLUX, ComfyServer, comfy, p
+import prompts as p
+from comfy_server import TINYFLUX, ComfyServer
+
 from .common import environment, markdown_table
+from .server import all_threads, comfy
 from .soak_jobs import KEPT, MODEL, NAN, Nodes, calibrating, first_ones, furnish, storing
 
 #: Seconds from queueing to the interrupt, for kinds that are interrupted.
@@ -89,7 +91,7 @@ def main() -> None:
     folder = args.shared and args.shared.resolve() / "models" / "tinyflux-shapes"
     print(environment(), flush=True)
     rows, numbers = [], itertools.count()
-    with comfy(Path(tempfile.gettempdir()), not args.gpu) as server:
+    with comfy(not args.gpu, threads=all_threads()) as server:
         furnish(server, folder and folder / TINYFLUX, folder and folder / p.CONDITIONING)
         first = [{**calibrating(2, 1, True), **storing(_KEPT_SENSITIVITY)}] if args.cold else first_ones()
         for nodes in first:

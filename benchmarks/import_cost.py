@@ -18,16 +18,13 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .common import ROOT, markdown_table
-
-sys.path.insert(0, str(ROOT / "tests" / "comfy"))
-from comfy_server import find_comfy, find_python  # noqa: E402
+from .server import installed
 
 _EMPTY = """from comfy_api.latest import ComfyExtension
 
@@ -129,10 +126,7 @@ def main() -> None:
     parser.add_argument("--cold", type=int, default=3, help="starts without this pack's bytecode (default: 3)")
     parser.add_argument("--modules", type=int, default=0, metavar="N", help="list the N slowest modules as well")
     args = parser.parse_args()
-    comfy = find_comfy()
-    python = comfy and find_python(comfy)
-    if not comfy or not python:
-        raise SystemExit("There is no ComfyUI: set COMFYUI_PATH, and COMFYUI_PYTHON to its Python.")
+    comfy, python = installed()
     with tempfile.TemporaryDirectory() as folder:
         starts = Starts(comfy, python, Path(folder))
         starts.pair(ours_first=False)  # leaves bytecode and warm disks

@@ -16,7 +16,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import prompts as p
 import torch
+from comfy_server import link
 from safetensors.torch import save_file
 
 from .comfy_jobs import (
@@ -26,16 +28,14 @@ from .comfy_jobs import (
     add_arguments,
     add_model_arguments,
     card_bytes,
-    comfy,
     facts,
     flux_model,
-    link,
     merged,
     only,
-    p,
     run_all,
     table,
 )
+from .server import all_threads, comfy
 from .synthetic import generator
 
 MODEL, RESULT = "model.safetensors", "result_fp8"
@@ -127,7 +127,7 @@ def main() -> None:
         return
     model = flux_model(args)
     about = facts(f"{args.card:g} GB" if args.card else "all", model)
-    with only(card_bytes(args.card)) as taken, comfy(args.folder, args.cpu) as server:
+    with only(card_bytes(args.card)) as taken, comfy(args.cpu, args.folder, all_threads()) as server:
         link(model.resolve(), server.models / "diffusion_models" / MODEL)
         conditioning(server.base / "input" / p.CONDITIONING)
         print(*about.values(), *(line for line in server.log().splitlines() if "VRAM" in line or "TEST a card" in line),

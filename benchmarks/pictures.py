@@ -13,18 +13,16 @@ import json
 import math
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import prompts as p
 import torch
+from comfy_server import ComfyServer, link
 
 from .common import environment, markdown_table
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "comfy"))
-import prompts as p  # noqa: E402
-from comfy_server import ComfyServer, find_comfy, find_python, link  # noqa: E402
+from .server import comfy
 
 
 @dataclass(frozen=True)
@@ -138,12 +136,8 @@ def measure(server: ComfyServer, title: str, args: argparse.Namespace) -> list[t
 def main() -> None:
     args = arguments()
     args.shared = args.shared.resolve()
-    comfy = find_comfy()
-    if comfy is None or find_python(comfy) is None:
-        sys.exit("no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON")
     print(environment(), flush=True)
-    with tempfile.TemporaryDirectory() as folder, \
-            ComfyServer(comfy, find_python(comfy), Path(folder), not args.gpu) as server:
+    with comfy(not args.gpu) as server:
         link(args.shared / "models" / CONDITIONINGS / p.CONDITIONING, server.base / "input" / p.CONDITIONING)
         rows = [row for title in args.model for row in measure(server, title, args)]
     print()

@@ -18,19 +18,17 @@ import os
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import prompts as p
+from comfy_server import TINYFLUX, ComfyServer, PromptRefused
+
 from .common import environment, markdown_table
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "comfy"))
-import prompts as p  # noqa: E402
-from comfy_server import TINYFLUX, ComfyServer, PromptRefused, find_comfy, find_python  # noqa: E402
-
-from .soak_jobs import MODEL, Job, Jobs, first_ones, furnish  # noqa: E402
+from .server import comfy
+from .soak_jobs import MODEL, Job, Jobs, first_ones, furnish
 
 #: Seconds that one prompt may take on a slow machine.
 _PATIENCE = 3600
@@ -264,13 +262,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    comfy = find_comfy()
-    if comfy is None or find_python(comfy) is None:
-        sys.exit("no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON")
     folder = args.shared and args.shared.resolve() / "models" / "tinyflux-shapes"
     print(f"{environment()}, seed {args.seed}", flush=True)
-    with tempfile.TemporaryDirectory(dir=args.folder) as base, \
-            ComfyServer(comfy, find_python(comfy), Path(base), not args.gpu) as server:
+    with comfy(not args.gpu, args.folder) as server:
         furnish(server, folder and folder / TINYFLUX, folder and folder / p.CONDITIONING)
         looks, played = soak(server, args)
     sys.exit(0 if report(looks, played) else 1)

@@ -12,23 +12,23 @@ between them: the median of --repeats. What comes once, and what every prompt ta
 import argparse
 import statistics
 
+import prompts as p
+from comfy_server import Outcome, link
+
 from .comfy_jobs import (
     Bench,
     Job,
     Nodes,
-    Outcome,
     add_arguments,
     add_model_arguments,
-    comfy,
     facts,
     flux_model,
-    link,
     only,
-    p,
     table,
 )
 from .common import markdown_table, times
 from .in_comfy import MODEL, calibrating, conditioning, sampling, shown
+from .server import all_threads, comfy
 
 _SOURCE = f"diffusion_models/{MODEL}"
 
@@ -104,7 +104,7 @@ def main() -> None:
     args = arguments()
     model = flux_model(args)
     about = facts("all", model)
-    with only(0) as taken, comfy(args.folder, args.cpu) as server:
+    with only(0) as taken, comfy(args.cpu, args.folder, all_threads()) as server:
         link(model.resolve(), server.models / "diffusion_models" / MODEL)
         conditioning(server.base / "input" / p.CONDITIONING)
         print(*about.values(), flush=True)

@@ -12,10 +12,13 @@ this says; how much calibration gains in a real encoder, `embeddings` says.
 import argparse
 import ast
 import json
-import sys
 from pathlib import Path
 
+import models
+import prompts as p
 import torch
+from comfy_server import link
+from encoder_variants import ENCODERS
 from safetensors.torch import load_file
 
 from .comfy_jobs import (
@@ -24,11 +27,8 @@ from .comfy_jobs import (
     Nodes,
     add_arguments,
     card_bytes,
-    comfy,
     facts,
-    link,
     only,
-    p,
     run_all,
     table,
     warm,
@@ -36,10 +36,7 @@ from .comfy_jobs import (
 from .common import markdown_table, times
 from .encoder_files import encoder_names, write_encoder
 from .in_comfy import shown
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "comfy"))
-import models  # noqa: E402
-from encoder_variants import ENCODERS  # noqa: E402
+from .server import all_threads, comfy
 
 MODEL = "encoder.safetensors"
 PROMPTS = (
@@ -158,7 +155,7 @@ def main() -> None:
     model = model_of(args)
     warm(model)
     about = facts(f"{args.card:g} GB" if args.card else "all", model)
-    with only(card_bytes(args.card)) as taken, comfy(args.folder, args.cpu) as server:
+    with only(card_bytes(args.card)) as taken, comfy(args.cpu, args.folder, all_threads()) as server:
         link(model.resolve(), server.models / "text_encoders" / MODEL)
         print(*about.values(), *(line for line in server.log().splitlines() if "VRAM" in line), sep="\n", flush=True)
         bench = Bench(server, taken, about, args.output, args.within)

@@ -10,7 +10,6 @@ this says; how much calibration gains in a real encoder, `embeddings` says.
 """
 
 import argparse
-import ast
 import json
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from .comfy_jobs import (
 from .common import markdown_table, times
 from .encoder_files import encoder_names, write_encoder
 from .in_comfy import shown
+from .pack import of_pack
 from .server import all_threads, comfy
 
 MODEL = "encoder.safetensors"
@@ -49,6 +49,7 @@ PROMPTS = (
     "elderly jazz drummer, black and white, grain, smoke in a spotlight",
     "ein altes Fahrrad lehnt an einer gelben Hauswand, Mittagssonne",
 )
+_TEXTS = of_pack("nodes.calibration.text_prompts").DEFAULT_PROMPTS
 #: How the file is quantized: settings by title, and whether TPEC Calibrate Text Encoder comes before.
 WAYS = {"plain rounding": ({"method": "nearest"}, False), "calibrate never": ({}, False),
         "calibrate auto": ({"calibrate": "auto"}, False), "TPEC Calibrate Text Encoder": ({}, True)}
@@ -85,7 +86,7 @@ def jobs(args: argparse.Namespace) -> list[Job]:
         nodes: Nodes = {}
         if calibrated:
             nodes = {**loader(MODEL, args),
-                     "calibrate": p.node("TPECCalibrateText", clip=["clip", 0], prompts=args.texts)}
+                     "calibrate": p.node("TPECCalibrateText", clip=["clip", 0], prompts=_TEXTS)}
             found.append(Job(f"{title} alone", title, {**nodes, **shown("calibrate")}, args.limit))
             settings = settings | {"calibration": ["calibrate", 0]}
         quantize = {**nodes, **p.quantizing(f"text_encoders/{MODEL}", **settings)}
@@ -125,18 +126,7 @@ def arguments() -> argparse.Namespace:
     add("--card", type=float, default=0, help="leave what a card sold as so many GB has (default 0: all VRAM)")
     add("--limit", type=float, default=240, help="seconds after which a prompt is interrupted (default 240)")
     add("--ways", nargs="+", default=list(WAYS), choices=WAYS, help="only these")
-    args = parser.parse_args()
-    args.texts = built_in_texts()
-    return args
-
-
-def built_in_texts() -> str:
-    """The default prompts of TPEC Calibrate Text Encoder; its module cannot be imported without ComfyUI."""
-    source = Path(__file__).resolve().parents[1] / "nodes" / "calibration" / "prompts.py"
-    for statement in ast.parse(source.read_text("utf-8")).body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "DEFAULT_PROMPTS":
-            return ast.literal_eval(statement.value)
-    raise LookupError("DEFAULT_PROMPTS")
+    return parser.parse_args()
 
 
 def model_of(args: argparse.Namespace) -> Path:

@@ -1,6 +1,7 @@
 """What the save nodes saved last, so that a file is written once, and again when somebody deleted or changed it."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class _Saved:
 
 
 #: The last so many choices, that of the last prompt at the end; more than ComfyUI keeps results of.
-_saved: dict[Choice, _Saved] = {}
+_saved: OrderedDict[Choice, _Saved] = OrderedDict()
 _MOST = 1000
 
 
@@ -60,9 +61,8 @@ def save_once(choice: Choice, content: str, save: Callable[[], Path]) -> Path:
     if not (last and last.intact and last.content == content):
         turn = _turn(choice)
         path = save()
-        last = _Saved(path, file_state(path), content, turn)
-    _saved.pop(choice, None)
-    _saved[choice] = last
-    while len(_saved) > _MOST:
-        del _saved[next(iter(_saved))]
+        _saved[choice] = last = _Saved(path, file_state(path), content, turn)
+    _saved.move_to_end(choice)
+    if len(_saved) > _MOST:
+        _saved.popitem(last=False)
     return last.path

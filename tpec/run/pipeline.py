@@ -30,11 +30,12 @@ from .lane import Known, Lane, Stages
 from .memory import compute_threads
 from .outcome import Done, make_report
 from .processes import World
-from .progress import Halt, Meter, OnProgress, let_go
+from .progress import Halt, Meter, OnProgress, nothing_kept
 from .report import Report
 from .tasks import Task, split
 
 
+@nothing_kept()
 def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.device] = ("cpu",),
              calibration: Calibration | None = None, progress: OnProgress | None = None, overwrite: bool = False,
              resume: bool = False, world: World | None = None, sync_bytes: int = spool.SYNC_BYTES) -> Report:
@@ -70,6 +71,7 @@ def quantize(plan: Plan, output: Path | str, *, devices: Sequence[str | torch.de
     return make_report(job, parts, found, world, time.monotonic() - begun)
 
 
+@nothing_kept()
 def settle(plan: Plan, calibration: Calibration | None, device: torch.device, progress: OnProgress | None = None,
            world: World | None = None) -> Plan:
     """`plan` with `keep_quality` spent and `matmul: auto` decided, which takes one reading of the weights.
@@ -91,11 +93,7 @@ def settle(plan: Plan, calibration: Calibration | None, device: torch.device, pr
             raise TpecError("matmul auto needs a calibration: what rounding the inputs costs depends on them.")
         return [measure(plan, calibration, device, progress)]
 
-    try:
-        found = world.share(world.agree(measured))[0]
-    except BaseException as error:
-        let_go(error)
-        raise
+    found = world.share(world.agree(measured))[0]
     if plan.settings.keep_quality > 0:
         plan = with_quality(plan, find_quality(plan, found))
     return with_matmul(plan, found, calibration) if auto and calibration else plan
@@ -141,13 +139,7 @@ def _run(job: Job, devices: list[torch.device], progress: OnProgress | None, wor
         lanes = [_open_lane(job, world.rank * len(devices) + at, tasks, several, stack, halt,
                             partial(_on_done, meter, known), lock)
                  for at, (tasks, several) in enumerate(zip(mine, computes, strict=True))]
-        try:
-            _run_lanes(lanes, halt, world)
-        except BaseException:
-            # Who catches it may keep it, and its traceback keeps this frame.
-            lanes.clear()
-            computes.clear()
-            raise
+        _run_lanes(lanes, halt, world)
     stages = Stages(*(sum(getattr(lane.stages, name) for lane in lanes) for name in ("read", "compute", "write")))
     return Done(known, stages, [note for several in computes for one in several for note in one.notes])
 

@@ -3,7 +3,8 @@
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -16,31 +17,39 @@ class Stopped(Exception):
     """Ends a thread because the run failed elsewhere; never leaves the run."""
 
 
-def let_go(error: BaseException) -> None:
-    """Let go of what the ended frames of an exception and of its causes hold, whoever keeps it.
+@contextmanager
+def nothing_kept() -> Iterator[None]:
+    """For functions that work with much memory: what they raise holds nothing of it, whoever keeps the exception.
 
-    `from None` hides causes, but keeps them.
+    Its traceback leads to all frames that it came through, and they to the run's tensors.
     """
+    try:
+        yield
+    except BaseException as error:
+        _let_go(error)
+        raise
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the ended frames of an exception and of its causes (`from None` hides them, but keeps them)."""
     cleared, waiting = set(), [error]
     while waiting:
         this = waiting.pop()
         cleared.add(id(this))
-        traceback.clear_frames(this.__traceback__)
-        if this.__traceback__ is not None:
-            _clear_callers(this.__traceback__.tb_frame)
+        for frame, _ in traceback.walk_tb(this.__traceback__):
+            _clear(frame)
         waiting += [other for other in (this.__cause__, this.__context__)
                     if other is not None and id(other) not in cleared]
 
 
-def _clear_callers(frame: FrameType) -> None:
-    """A traceback begins where its exception was caught; the frame there keeps those that called it, ended or not."""
-    caller = frame.f_back
-    while caller is not None:
+def _clear(frame: FrameType | None) -> None:
+    """And those that called it: where an exception was caught and raised elsewhere its traceback leaves them out."""
+    while frame is not None:
         try:
-            caller.clear()
+            frame.clear()
         except RuntimeError:  # it still runs, and so do all that called it
             return
-        caller = caller.f_back
+        frame = frame.f_back
 
 
 class Halt:
@@ -70,14 +79,12 @@ class Halt:
     def raise_first(self) -> None:
         """Raises what failed first, if anything did, and forgets it; for when all stages have ended.
 
-        Its traceback leads to their frames, and they to the run's tensors and back here. So what those frames held is
-        let go, whoever keeps the exception, and the circle is broken: a failed run's memory is free at once and does
-        not wait for the garbage collector.
+        Its traceback leads to their frames, and they back here: with the circle broken a failed run's memory does not
+        wait for the garbage collector.
         """
         error, self._error = self._error, None
         try:
             if error is not None:
-                let_go(error)
                 raise error
         finally:
             del error

@@ -9,6 +9,7 @@ run out of memory do import the command line, as that is where it may end.
 
 import gc
 import importlib
+import inspect
 import os
 import sys
 import threading
@@ -39,8 +40,9 @@ def make_durable_at_once() -> None:
 
     The journal would sync every 256 MB only, so that of a small model nothing could be resumed.
     """
-    assert quantize.__kwdefaults__ and "sync_bytes" in quantize.__kwdefaults__
-    quantize.__kwdefaults__["sync_bytes"] = 1
+    defaults = inspect.unwrap(quantize).__kwdefaults__
+    assert defaults and "sync_bytes" in defaults
+    defaults["sync_bytes"] = 1
 
 
 def import_all() -> None:

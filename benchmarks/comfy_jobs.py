@@ -18,6 +18,7 @@ from comfy_server import ComfyServer, Outcome, PromptRefused
 
 from .common import BLOCK, environment, markdown_table
 from .memory import model_file
+from .server import own_memory
 
 #: What is left of a card's memory where it is sold as so many GB, as programs see it.
 _OF_A_CARD = 0.975 * 2**30
@@ -67,7 +68,6 @@ class Watch:
 
     def __init__(self, server: ComfyServer, row: Row, vram_before: int) -> None:
         self._server, self._row, self._before = server, row, vram_before
-        self._status = Path(f"/proc/{server.pid}/status")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -86,21 +86,12 @@ class Watch:
     def _watch(self) -> None:
         row, looks = self._row, 0
         while not self._stop.wait(_INTERVAL):
-            row.memory = max(row.memory, own_memory(self._status))
+            row.memory = max(row.memory, own_memory(self._server.pid))
             if torch.cuda.is_available():
                 row.vram = max(row.vram or 0, vram_taken() - self._before)
             if looks % 10 == 0:
                 row.disk = max(row.disk, disk_use(self._server.base))
             looks += 1
-
-
-def own_memory(status: Path) -> int:
-    """Bytes of a process without what the system lends it from files; 0 when it has ended."""
-    try:
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem")) << 10
-    except (OSError, KeyError):
-        return 0
 
 
 def vram_taken() -> int:
@@ -203,7 +194,7 @@ class Bench:
             try:
                 return self._server.wait(prompt_id, max(0.2, min(5.0, end - time.monotonic())))
             except (OSError, TimeoutError):
-                if not own_memory(Path(f"/proc/{self._server.pid}/status")):
+                if not own_memory(self._server.pid):
                     raise SystemExit(f"The server ended:\n{self._server.log()[-3000:]}") from None
         return None
 

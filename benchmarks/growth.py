@@ -9,7 +9,6 @@ what is left for each prompt. The first row of a kind holds what its libraries t
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,7 @@ import prompts as p
 from comfy_server import TINYFLUX, ComfyServer
 
 from .common import environment, markdown_table
-from .server import all_threads, comfy
+from .server import all_threads, comfy, own_memory
 from .soak_jobs import KEPT, MODEL, NAN, Nodes, calibrating, first_ones, furnish, storing
 
 #: Seconds from queueing to the interrupt, for kinds that are interrupted.
@@ -70,12 +69,10 @@ def arguments() -> argparse.Namespace:
 
 def held(server: ComfyServer) -> dict[str, float]:
     """What the process holds once everything is freed that can be."""
-    server.request("/free", {"unload_models": True, "free_memory": True})
-    server.request("/history", {"clear": True})
-    time.sleep(0.5)
-    for _ in range(2):
-        facts = json.loads(server.succeed({"facts": p.node("TestServerFacts")}).text("facts"))
-    return {"blocks": facts["blocks"], "malloc": facts["given_out"] / 1e6, "objects": sum(facts["objects"].values())}
+    p.freed(server)
+    facts = p.freed(server)
+    return {"blocks": facts["blocks"], "malloc": facts["given_out"] / 1e6, "memory": own_memory(server.pid) / 1e6,
+            "vram": facts["allocated"] / 1e6, "objects": sum(facts["objects"].values())}
 
 
 def play(server: ComfyServer, kind: str, number: int) -> None:
@@ -105,8 +102,9 @@ def main() -> None:
             rows.append((kind, row + 1, *(f"{(after[what] - before[what]) / args.prompts:+.3f}" for what in before),
                          f"{after['malloc']:.1f}"))
             print(rows[-1], flush=True)
-    print("", markdown_table(("prompt", "row", "Python's blocks each", "malloc, MB each", "objects of this pack each",
-                              "malloc in all, MB"), rows), sep="\n")
+    print("", markdown_table(("prompt", "row", "Python's blocks each", "malloc, MB each", "memory, MB each",
+                              "tensors in VRAM, MB each", "objects of this pack each", "malloc in all, MB"), rows),
+          sep="\n")
 
 
 if __name__ == "__main__":

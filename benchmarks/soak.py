@@ -4,16 +4,15 @@
 
 Starts the ComfyUI of the tests (COMFYUI_PATH, COMFYUI_PYTHON) with this pack and tinyflux, and gives it quantizations
 and calibrations of every kind (soak_jobs.py) in random order, wrong ones among them. Saved files are deleted at once.
-Every few jobs the server is looked at, as it is and once it has been told to free its models and its cache and to
-forget its history: memory of its own (without what the system lends it from files), how much of it malloc has given
-out, VRAM, open files, threads, the temp folder, and from inside by a node of the tests how many hooks, patched modules
-and objects of this pack there are. Exit code 1 when a job did not end as it must, when something is left behind, or
-when anything grows in the second half.
+Every few jobs the server is looked at, as it is and once it has sampled with the bf16 model and been told to free its
+models and cache and to forget its history: memory of its own (without what the system lends it from files), how much
+of it malloc has given out, VRAM, open files, threads, the temp folder, and from inside by a node of the tests how many
+hooks, patched modules and objects of this pack there are. Exit code 1 when a job did not end as it must, when something
+is left behind, or when anything grows in the second half.
 """
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import statistics
@@ -27,7 +26,7 @@ import prompts as p
 from comfy_server import TINYFLUX, ComfyServer, PromptRefused
 
 from .common import environment, markdown_table
-from .server import comfy
+from .server import comfy, own_memory
 from .soak_jobs import MODEL, Job, Jobs, first_ones, furnish
 
 #: Seconds that one prompt may take on a slow machine.
@@ -148,35 +147,31 @@ def tidy(server: ComfyServer, job: Job, played: Played) -> None:
 
 
 def look(server: ComfyServer, jobs: int) -> Look:
-    """Look at the server now, then freed; the bf16 model is sampled with at last."""
-    busy = _own_memory(server.pid)
-    server.request("/free", {"unload_models": True, "free_memory": True})
-    server.request("/history", {"clear": True})
-    for _ in range(20):
-        time.sleep(0.2)
-        facts = json.loads(server.succeed({"facts": p.node("TestServerFacts")}).text("facts"))
-        if not facts["models"]:
-            break
+    """Look at the server now, then freed."""
+    busy = own_memory(server.pid) / 1e6
+    # Freed before it samples, so that nothing of the latent comes from ComfyUI's cache. What sampling itself leaves
+    # (33 MB of VRAM for cuBLAS on an H200) is there at every look.
+    p.freed(server)
+    digest = _latent(server)
+    facts = p.freed(server)
     proc = Path(f"/proc/{server.pid}")
     temp = [path for path in server.temp.rglob("*") if path.is_file()]
     kept = [path for folder in (server.output, server.models) for path in folder.rglob("*") if path.is_file()]
-    # Freed before, so that nothing of it comes from ComfyUI's cache.
-    memory, handles, threads = _own_memory(server.pid), len(os.listdir(proc / "fd")), len(os.listdir(proc / "task"))
-    latent = server.succeed({**p.stock_loader(MODEL), **p.sampling(["model", 0], "look", steps=2)}, _PATIENCE)
-    file = latent.outputs["keep"]["latents"][0]
-    path = server.output / file["subfolder"] / file["filename"]
-    digest = hashlib.sha256(p.saved_latent(server, latent).numpy().tobytes()).hexdigest()[:12]
-    path.unlink()
-    return Look(jobs, busy, memory, facts["given_out"] / 1e6, facts["allocated"] / 1e6, facts["vram"] / 1e6, handles,
-                threads, len(temp), sum(path.stat().st_size for path in temp) / 1e6, len(kept),
+    handles, threads = len(os.listdir(proc / "fd")), len(os.listdir(proc / "task"))
+    return Look(jobs, busy, own_memory(server.pid) / 1e6, facts["given_out"] / 1e6, facts["allocated"] / 1e6,
+                facts["vram"] / 1e6, handles, threads, len(temp),
+                sum(path.stat().st_size for path in temp) / 1e6, len(kept),
                 sum(facts["objects"].values()), facts["tensors"], facts["hooks"], facts["patched"], facts["models"],
                 ", ".join(facts["borrowed"]), ", ".join(facts["threads"]), digest)
 
 
-def _own_memory(pid: int) -> float:
-    """MB that are the process's own."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem")) * 1024 / 1e6
+def _latent(server: ComfyServer) -> str:
+    """Sample with the bf16 model: the first digits of the latent's sha256."""
+    latent = server.succeed({**p.stock_loader(MODEL), **p.sampling(["model", 0], "look", steps=2)}, _PATIENCE)
+    file = latent.outputs["keep"]["latents"][0]
+    digest = hashlib.sha256(p.saved_latent(server, latent).numpy().tobytes()).hexdigest()[:12]
+    (server.output / file["subfolder"] / file["filename"]).unlink()
+    return digest
 
 
 def trend(jobs: Sequence[int], values: Sequence[float]) -> tuple[float, float]:

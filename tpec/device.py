@@ -43,15 +43,19 @@ def load_libraries(devices: Sequence[torch.device]) -> None:
             raise
 
 
-def free_workspaces(devices: Sequence[torch.device]) -> None:
-    """Give back the scratch memory that cuBLAS holds of a run's threads and streams.
+@contextmanager
+def workspaces_freed(devices: Sequence[torch.device]) -> Iterator[None]:
+    """Give back afterwards the scratch memory that cuBLAS holds of all threads and streams, also after an error.
 
-    PyTorch keeps 32 MiB (on Hopper) for every pair of them ever used, and a run has streams of its own: without this
-    each run would leave more VRAM taken than the one before.
+    PyTorch keeps 32 MiB (on Hopper) for every pair of them ever used. A run has streams of its own: without this each
+    would leave more VRAM taken than the one before. Sampling with gradients uses a thread of autograd's.
     """
-    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
-    if clear is not None and any(device.type == "cuda" for device in devices):
-        clear()
+    try:
+        yield
+    finally:
+        clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+        if clear is not None and any(device.type == "cuda" for device in devices):
+            clear()
 
 
 def host_buffer(items: int, dtype: torch.dtype) -> torch.Tensor:

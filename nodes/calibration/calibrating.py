@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import comfy.model_management as memory
 import torch
 
+from ...tpec.device import workspaces_freed
 from ...tpec.errors import TpecError
 from ...tpec.model.roles import modulates
 from ...tpec.statistics.calibration import Calibration, hash_layers, merge
@@ -110,7 +111,8 @@ def calibrate(plan: CollectionPlan, layers: Layers, patcher, source: str, runs: 
         return replace(collector.finish(shapes, source, runs), outputs=outputs)
 
     # Windows cannot remove a file that something still has open; ComfyUI empties its temp folder when it starts.
-    with TemporaryDirectory(prefix="passes-", dir=folder, ignore_cleanup_errors=True) as parts:
+    with workspaces_freed([patcher.load_device]), \
+            TemporaryDirectory(prefix="passes-", dir=folder, ignore_cleanup_errors=True) as parts:
         found = _all_passes(plan, one_pass, Path(parts), progress, device)
         if known is not None:
             found = merge(known, found)

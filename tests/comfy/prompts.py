@@ -1,6 +1,8 @@
 """API prompts as plain dictionaries, and what their latents say."""
 
+import json
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -58,6 +60,18 @@ def sampling(model: list, prefix: str, seed: int = 7, steps: int = STEPS, cfg: f
                         scheduler="simple", denoise=1.0),
         "keep": node("SaveLatent", samples=["sampler", 0], filename_prefix=prefix),
     }
+
+
+def freed(server: ComfyServer) -> dict:
+    """What a server holds (helper_nodes/facts.py) once told to free models and cache and to forget its history."""
+    server.request("/free", {"unload_models": True, "free_memory": True})
+    server.request("/history", {"clear": True})
+    for _ in range(20):
+        time.sleep(0.2)
+        facts = json.loads(server.succeed({"facts": node("TestServerFacts")}).text("facts"))
+        if not facts["models"]:
+            break
+    return facts
 
 
 def saved_latent(server: ComfyServer, outcome: Outcome, keep: str = "keep") -> torch.Tensor:

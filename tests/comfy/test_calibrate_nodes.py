@@ -126,6 +126,15 @@ def test_sensitivity_sees_both_sides_of_the_guidance(server: ComfyServer, tinyfl
                     if tokens else {("forward", "0+1"): 16, ("backward", "0+1"): 4})
 
 
+def test_no_scratch_memory_is_left(server: ComfyServer, tinyflux: str):
+    """cuBLAS keeps some for each pair of a thread and a stream, and sampling with gradients has a thread of its own."""
+    if server.cpu:
+        pytest.skip("ComfyUI runs on the CPU: set COMFYUI_GPU=1")
+    server.succeed({**calibrating(tinyflux, count=1, steps=2, seed=17, sensitivity=True),
+                    "show": p.node("PreviewAny", source=["calibrate", 1])})
+    assert p.freed(server)["allocated"] == 0
+
+
 def test_interrupt_of_a_backward_run_leaves_the_same_model(server: ComfyServer, tinyflux: str):
     sample = {**p.stock_loader(tinyflux), **p.sampling(["model", 0], "intact", steps=2)}
     before = p.saved_latent(server, server.succeed(sample))

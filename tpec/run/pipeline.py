@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..device import fast_products, free_workspaces, load_libraries
+from ..device import fast_products, load_libraries, workspaces_freed
 from ..errors import TpecError, is_out_of_memory
 from ..files import partial as spool
 from ..files.lock import OutputLock
@@ -191,11 +191,8 @@ def _run_lanes(lanes: Sequence[Lane], halt: Halt, world: World) -> None:
     """Raises what fails first, in a lane here or in another process."""
     devices = [lane.device for lane in lanes]
     load_libraries(devices)
-    try:
-        with fast_products(devices), world.watching(halt):
-            halt.run(*(lane.run for lane in lanes))
-    finally:
-        free_workspaces(devices)
+    with workspaces_freed(devices), fast_products(devices), world.watching(halt):
+        halt.run(*(lane.run for lane in lanes))
     halt.raise_first()
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpec.errors import TpecError, is_out_of_memory, one_line, sentence
+from tpec.errors import TpecError, first_line, is_out_of_memory, one_line, sentence
 
 
 def test_unprintable_characters_are_spelled_out() -> None:
@@ -49,6 +49,14 @@ def test_errors_travel_between_processes() -> None:
 def test_memory_that_ran_out_in_all_its_forms(error: Exception) -> None:
     assert is_out_of_memory(error)
     assert sentence(error).startswith("Memory ran out (") and "\n" not in sentence(error)
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (RuntimeError("\nshapes do not fit.\nCompile with TORCH_USE_CUDA_DSA."), "shapes do not fit"),
+    (ValueError(), "ValueError"), (ValueError(" \n"), "ValueError"), (ValueError("..."), "ValueError"),
+    (KeyError("memory"), "'memory'")])
+def test_what_an_error_says_first(error: Exception, said: str) -> None:
+    assert first_line(error) == said
 
 
 def test_memory_that_this_pytorch_cannot_get() -> None:

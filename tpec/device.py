@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .errors import TpecError, is_out_of_memory
+from .errors import TpecError, first_line, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def host_buffer(items: int, dtype: torch.dtype) -> torch.Tensor:
         try:
             return torch.empty(items, dtype=dtype, pin_memory=True)
         except RuntimeError as error:
-            log.warning("memory cannot be pinned (%s): copies take longer", str(error).partition("\n")[0])
+            log.warning("memory cannot be pinned (%s): copies take longer", first_line(error))
             return torch.empty(items, dtype=dtype)
 
 

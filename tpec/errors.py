@@ -29,13 +29,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and re.search(_NO_MEMORY, str(error), re.IGNORECASE) is not None
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, to be quoted within a sentence; what kind it is where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "").rstrip(". ") or type(error).__name__
+
+
 def sentence(error: BaseException) -> str:
     """One line for the user about any error, those of PyTorch and of the system included."""
     if isinstance(error, TpecError):
         return str(error)
     if isinstance(error, OSError):
         return one_line(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
-    cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    cause = first_line(error)
     if is_out_of_memory(error):
         return one_line(f"Memory ran out ({cause}): close other programs, or use --device cpu if that was the GPU's.")
     return one_line(f"The run failed in PyTorch or below it ({type(error).__name__}: {cause}): on a GPU, try "

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import comfy.model_management as memory
 import torch
 
-from ...tpec.errors import TpecError, is_out_of_memory
+from ...tpec.errors import TpecError, first_line, is_out_of_memory
 from ...tpec.model.plan import Plan
 from ...tpec.run.fit import check_calibration
 from ...tpec.statistics.gradients import GradientStats
@@ -102,7 +102,7 @@ def _sentence(error: BaseException) -> str:
     if is_out_of_memory(error):
         reason = "the memory of this machine is not enough"
     else:
-        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".") or type(error).__name__
+        reason = first_line(error)
     if not isinstance(error, TpecError):
         log.warning("TPEC: could not calibrate (%s)", reason, exc_info=error)
     return f"The model could not calibrate itself: {reason}. TPEC Calibrate gives a far smaller error where it can."

@@ -2,7 +2,7 @@
 
 import comfy.sd
 
-from ...tpec.errors import TpecError, is_out_of_memory
+from ...tpec.errors import TpecError, first_line, is_out_of_memory
 from ..handles import CheckpointHandle
 from .prompt_free import UNFIT
 
@@ -42,5 +42,4 @@ def _single_file(handle: CheckpointHandle) -> str:
 def _unloadable(error: BaseException) -> BaseException:
     if is_out_of_memory(error):
         return error
-    first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return TpecError(f"ComfyUI could not load it ({first})")
+    return TpecError(f"ComfyUI could not load it ({first_line(error)})")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...tpec.errors import TpecError, is_out_of_memory
+from ...tpec.errors import TpecError, first_line, is_out_of_memory
 from ..host.sampling import LATENT_OPTIONS, Job
 from .conditioning import Conditionings
 
@@ -119,7 +119,7 @@ def fitting(unfit: list[str]) -> Iterator[None]:
     except UNFIT as error:
         if is_out_of_memory(error):
             raise
-        unfit.append(next(iter(str(error).splitlines()), "") or type(error).__name__)
+        unfit.append(first_line(error))
         log.warning("TPEC: the model takes no made-up text", exc_info=error)
 
 
@@ -154,7 +154,7 @@ def find_embeddings(patcher, sample_once: Callable[[list], object]) -> Embedding
             if is_out_of_memory(error):
                 raise
             first = first or error
-    said = f" ({next(iter(str(first).splitlines()), '') or type(first).__name__})" if first else ""
+    said = f" ({first_line(first)})" if first else ""
     raise TpecError(f"{type(patcher.model).__name__} takes more than text embeddings{said}")
 
 

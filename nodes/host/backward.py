@@ -15,7 +15,7 @@ import comfy.ops
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from ...tpec.errors import TpecError, is_out_of_memory
+from ...tpec.errors import TpecError, first_line, is_out_of_memory
 from ...tpec.statistics.backward import GradientCollector
 from ...tpec.statistics.gradients import GradientStats
 from ...tpec.statistics.watching import Collector
@@ -112,8 +112,7 @@ def _sentence(error: BaseException) -> NoBackward:
     if is_out_of_memory(error):
         return NoBackward("There is not enough VRAM to run this model backwards: turn 'sensitivity' off, or use a "
                           "smaller latent or batch.")
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return NoBackward(f"This model cannot be run backwards ({first}): turn 'sensitivity' off.")
+    return NoBackward(f"This model cannot be run backwards ({first_line(error)}): turn 'sensitivity' off.")
 
 
 def _step_size(sigma: torch.Tensor, options: Mapping[str, object]) -> torch.Tensor:

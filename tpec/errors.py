@@ -1,5 +1,6 @@
 """Errors whose message is the sentence a user reads: what is wrong, where, and what to do."""
 
+import errno
 import re
 
 #: How CUDA, HIP, their libraries, Triton and the host's allocator say that memory ran out, where no exception of its
@@ -9,6 +10,18 @@ _NO_MEMORY = (
     r"|OutOfMemory|MemoryAllocation|memory allocation failed|ALLOC_FAILED|rocblas_status_memory_error"
     r"|can't start new thread"
     r"|CUBLAS_STATUS_NOT_INITIALIZED|(STATUS_NOT_INITIALIZED|STATUS_INTERNAL_ERROR).*calling `\w*create")
+#: What to do when the system says this, by its number.
+_REMEDIES = {
+    errno.ENOENT: "check the name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EACCES: "allow it to this user, or use another folder",
+    errno.EPERM: "allow it to this user, or use another folder",
+    errno.EROFS: "use a folder on another disk",
+    errno.ENOSPC: "make room on the disk",
+    errno.EMFILE: "close other programs, or allow more open files",
+    errno.ENFILE: "close other programs, or allow more open files",
+    errno.EIO: "the disk or the way to it fails, use another one",
+}
 #: Characters of a message.
 _LONGEST = 2000
 
@@ -34,12 +47,17 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "").rstrip(". ") or type(error).__name__
 
 
+def system_fault(error: OSError) -> str:
+    """What the system says, and what to do about it: the end of a sentence, without its full stop."""
+    return f"{error.strerror or error}; {_REMEDIES.get(error.errno or 0, 'run again, or use another disk')}"
+
+
 def sentence(error: BaseException) -> str:
     """One line for the user about any error, those of PyTorch and of the system included."""
     if isinstance(error, TpecError):
         return str(error)
     if isinstance(error, OSError):
-        return one_line(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
+        return one_line(f"{error.filename or 'A file'} cannot be used: {system_fault(error)}.")
     cause = first_line(error)
     if is_out_of_memory(error):
         return one_line(f"Memory ran out ({cause}): close other programs, or use --device cpu if that was the GPU's.")

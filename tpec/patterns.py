@@ -221,7 +221,7 @@ def _parsed(pattern: str) -> _Node:
 def check_pattern(what: str, pattern: str) -> None:
     """Raises TpecError unless `pattern` is a regular expression that `matches` knows; `what` names it."""
     if len(pattern) > LONGEST_PATTERN:
-        raise TpecError(f"The {what} pattern has {len(pattern)} characters: {LONGEST_PATTERN} at most.")
+        raise TpecError(f"The {what} pattern has {len(pattern)} characters: shorten it to {LONGEST_PATTERN}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -231,7 +231,7 @@ def check_pattern(what: str, pattern: str) -> None:
         raise TpecError(f"The {what} pattern '{pattern}' has {error}, which could take for ever: write it "
                         "without.") from None
     except (re.error, OverflowError, RecursionError) as error:
-        raise TpecError(f"The {what} pattern '{pattern}' is not a regular expression: {error}.") from None
+        raise TpecError(f"The {what} pattern '{pattern}' is not a regular expression ({error}): correct it.") from None
 
 
 def matches(pattern: str, name: str) -> bool:

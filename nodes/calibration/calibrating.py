@@ -64,7 +64,8 @@ def _is_quantized(module: torch.nn.Module) -> bool:
 def plan_for(layers: Layers, patcher, outputs: bool = False) -> CollectionPlan:
     """Where the statistics of a ModelPatcher's layers are kept, and in how many passes they are collected."""
     if not layers:
-        raise TpecError("The model has no Linear layers that statistics could be collected of.")
+        raise TpecError("The model has no Linear layers that statistics could be collected of: use it "
+                        "without a calibration.")
     device, cpu = patcher.load_device, torch.device("cpu")
     widths = {name: module.in_features for name, module in layers.items()}
     rows = {name: module.out_features for name, module in layers.items()} if outputs else {}

@@ -59,7 +59,7 @@ def baked(patcher, key: str) -> torch.Tensor:
     weight = original(patcher, key)
     if weight.is_meta:
         raise TpecError(f"The model in the graph has no values for '{key.removeprefix(ROOT)}': the file it was loaded "
-                        "from is incomplete.")
+                        "from is incomplete, download it again.")
     if not patcher.patches.get(key):
         return weight
     with _one_at_a_time:

@@ -311,7 +311,7 @@ def test_module_exit_code_and_stderr(tmp_path: Path) -> None:
     done = run_cli("quantize", tmp_path / "none.safetensors")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert re.fullmatch(r"tpec: There is no file .*none.safetensors\.\n", done.stderr)
+    assert re.fullmatch(r"tpec: There is no file .*none.safetensors: check its name\.\n", done.stderr)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

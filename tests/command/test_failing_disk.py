@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from samples import save_flux, tiny_flux
 
 from benchmarks.shim import FOR_EVER, Fault, missing, run_with_shim
+from tpec.errors import system_fault
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"no fault can be put below a program: {missing()}")
 
@@ -56,4 +57,5 @@ def test_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cas
     given = [text if text.startswith("-") else str(tmp_path / text) for text in arguments]
     done = run_with_shim("tpec", ["quantize", *given, "--method", "nearest", "--quiet"], capture_output=True, text=True)
     assert done.returncode == 1, done
-    assert re.fullmatch(rf"tpec: [^\n]*{re.escape(words)}: {os.strerror(errno.EIO)}\.\n", done.stderr), done.stderr
+    end = re.escape(f"{words}: {system_fault(OSError(errno.EIO, os.strerror(errno.EIO)))}.\n")
+    assert re.fullmatch(rf"tpec: [^\n]*{end}", done.stderr), done.stderr

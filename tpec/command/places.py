@@ -31,7 +31,8 @@ def output_paths(options: argparse.Namespace, inputs: list[Path]) -> list[Path]:
     elif options.output is not None and len(inputs) == 1:
         outputs = [named_output(options.output)]
     elif options.output is not None:
-        raise TpecError(f"{options.output} is not a folder: with several inputs -o names the folder for the results.")
+        raise TpecError(f"{options.output} is not a folder: with several inputs, give the results' folder as "
+                        "-o.")
     refuse_shared_outputs(inputs, outputs)
     return outputs
 
@@ -45,7 +46,8 @@ def check_texts(options: argparse.Namespace, inputs: list[Path], outputs: list[P
         if len(inputs) > 1:
             raise TpecError(f"{flag} takes one input: run it for each.")
         if not is_folder(path.parent, "written") or is_folder(path, "written"):
-            raise TpecError(f"The {word} {path} cannot be written: there is no such folder, or it is one itself.")
+            raise TpecError(f"The {word} {path} cannot be written: there is no such folder, or it is one itself; "
+                            "choose another name.")
         if is_model_name(path.name) or path.resolve() in [other.resolve() for other in (*inputs, *outputs)]:
             raise TpecError(f"The {word} {path} would replace a model: choose a name that ends in .json.")
         refuse_unwritable(path)

@@ -15,7 +15,7 @@ from ..errors import TpecError
 from .dtypes import TORCH_DTYPES
 from .header import TensorInfo, read_header, size_and_time
 from .naming import shard_name
-from .replace import disk_errors, is_file, is_folder
+from .replace import disk_errors, disk_fault, is_file, is_folder
 from .shards import index_beside, is_index, model_in, shard_map, siblings
 
 
@@ -94,11 +94,13 @@ def _open_index(path: Path) -> Checkpoint:
     names = sorted(set(shards.values()))
     missing = [name for name in names if not is_file(path.parent / name)]
     if missing:
-        raise TpecError(f"{path.name} needs {len(missing)} file(s) that are not beside it: {', '.join(missing[:6])}.")
+        raise TpecError(f"{path.name} needs {len(missing)} file(s) that are not beside it ({', '.join(missing[:6])}): "
+                        "download them into the same folder.")
     checkpoint = _open_files(path, names)
     lost = sorted(shards.keys() - checkpoint.tensors.keys())
     if lost:
-        raise TpecError(f"{path.name} lists tensor '{lost[0]}' in {shards[lost[0]]}, which does not hold it.")
+        raise TpecError(f"{path.name} lists tensor '{lost[0]}' in {shards[lost[0]]}, which does not hold it: they do "
+                        "not belong together, download the model again.")
     return checkpoint
 
 
@@ -111,13 +113,14 @@ def _open_files(path: Path, names: Sequence[str]) -> Checkpoint:
         header = read_header(path.parent / name, index)
         doubled = sorted(tensors.keys() & header.tensors.keys())
         if doubled:
-            raise TpecError(f"Tensor '{doubled[0]}' is in two shards of {path.name}: they do not belong together.")
+            raise TpecError(f"Tensor '{doubled[0]}' is in two shards of {path.name}: they do not belong together, "
+                            "download the model again.")
         tensors |= header.tensors
         metadata |= header.metadata
         digest.update(header.raw)
         states.append(header.state)
     if not tensors:
-        raise TpecError(f"{path.name} holds no tensors.")
+        raise TpecError(f"{path.name} holds no tensors: choose the model's own file.")
     files = tuple(path.parent / name for name in names)
     return Checkpoint(path, files, MappingProxyType(tensors), MappingProxyType(metadata), digest.hexdigest(),
                       states=tuple(states))
@@ -166,7 +169,7 @@ class Reader:
                 count = file.readinto(view[done:])
                 if not count:
                     raise TpecError(f"{self._checkpoint.files[info.file].name} became shorter while it was read "
-                                    f"(tensor '{info.name}').")
+                                    f"(tensor '{info.name}'): wait until nobody writes to it, and run again.")
                 done += count
             self._check(info.file)
 
@@ -185,7 +188,8 @@ class Reader:
         """
         info = self._checkpoint.tensors[name]
         if info.dtype not in TORCH_DTYPES:
-            raise TpecError(f"Tensor '{name}' has dtype {info.dtype}, which this PyTorch cannot hold.")
+            raise TpecError(f"Tensor '{name}' has dtype {info.dtype}, which this PyTorch cannot hold: update "
+                            "PyTorch, or use a bf16 or fp16 file.")
         raw = torch.empty(info.nbytes, dtype=torch.uint8)
         if info.nbytes:
             self.read_into(info, raw.numpy().data)
@@ -211,11 +215,11 @@ def _state(path: Path) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:
-        raise TpecError(f"{path} cannot be read any more: {error.strerror}.") from None
+        raise TpecError(disk_fault(error, path, "read any more")) from None
 
 
 def _opened(path: Path) -> FileIO:
     try:
         return open(path, "rb", buffering=0)
     except OSError as error:
-        raise TpecError(f"{path} cannot be read any more: {error.strerror}.") from None
+        raise TpecError(disk_fault(error, path, "read any more")) from None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import TpecError
+from ..errors import TpecError, system_fault
 from .dtypes import LARGEST, byte_count
 
 #: The limit of the reference implementation.
@@ -101,7 +101,8 @@ def read_header(path: Path, file_index: int = 0) -> Header:
         raise TpecError(f"{path.name} has a header that is not valid JSON ({error}): "
                         "the file is damaged, download it again.") from None
     if not isinstance(header, dict):
-        raise TpecError(f"{path.name} has a header that is not a JSON object: the file is damaged.")
+        raise TpecError(f"{path.name} has a header that is not a JSON object: the file is damaged, download it "
+                        "again.")
     metadata = _metadata(path, header.pop("__metadata__", {}))
     infos = [_tensor_info(path, name, entry, data_start, file_index) for name, entry in header.items()]
     infos.sort(key=lambda info: (info.start, info.nbytes))
@@ -124,22 +125,22 @@ def _raw_header(path: Path) -> tuple[bytes, int, tuple[int, int]]:
                 _refuse_other_formats(path, head, size)
             if length > MAX_HEADER_BYTES:
                 raise TpecError(f"{path.name} claims a header of {length} bytes: it is not a safetensors file, "
-                                "or it is damaged.")
+                                "or it is damaged: download it again.")
             if 8 + length > size:
                 raise TpecError(f"{path.name} ends inside its header ({size} bytes on disk, {8 + length} needed): "
-                                "the download is incomplete.")
+                                "the download is incomplete, repeat it.")
             return file.read(length), 8 + length, state
     except IsADirectoryError:
-        raise TpecError(f"{path} is a folder, not a safetensors file.") from None
+        raise TpecError(f"{path} is a folder, not a safetensors file: name a file in it.") from None
     except FileNotFoundError:
-        raise TpecError(f"There is no file {path}.") from None
+        raise TpecError(f"There is no file {path}: check its name.") from None
     except OSError as error:
-        raise TpecError(f"{path} cannot be read: {error.strerror}.") from None
+        raise TpecError(f"{path} cannot be read: {system_fault(error)}.") from None
 
 
 def _refuse_other_formats(path: Path, head: bytes, size: int) -> None:
     if size == 0:
-        raise TpecError(f"{path.name} is empty.")
+        raise TpecError(f"{path.name} is empty: download it again.")
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
         raise TpecError(f"{path.name} is a pickled PyTorch checkpoint, not safetensors: convert it first "
                         "(for example with ComfyUI's ModelSave node).")
@@ -148,7 +149,7 @@ def _refuse_other_formats(path: Path, head: bytes, size: int) -> None:
     if head.startswith(b"GGUF"):
         raise TpecError(f"{path.name} is a GGUF file, which is quantized already: use the original safetensors file.")
     if size < 8:
-        raise TpecError(f"{path.name} has only {size} bytes: it is not a safetensors file.")
+        raise TpecError(f"{path.name} has only {size} bytes: it is not a safetensors file, download it again.")
 
 
 class DoubledKey(ValueError):
@@ -201,35 +202,38 @@ def _natural(value: object) -> bool:
 
 
 def _tensor_info(path: Path, name: str, entry: object, data_start: int, file_index: int) -> TensorInfo:
-    damaged = f"{path.name} has a malformed header entry for tensor '{name}'"
     if not isinstance(entry, dict) or not _FIELDS <= entry.keys():
-        raise TpecError(f"{damaged}: dtype, shape or data_offsets is missing.")
+        raise _malformed(path, name, "dtype, shape or data_offsets is missing")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str):
-        raise TpecError(f"{damaged}: its dtype is not a name.")
+        raise _malformed(path, name, "its dtype is not a name")
     if not isinstance(shape, list) or not all(_natural(size) for size in shape):
-        raise TpecError(f"{damaged}: its shape is not a list of sizes.")
+        raise _malformed(path, name, "its shape is not a list of sizes")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_natural(at) for at in offsets):
-        raise TpecError(f"{damaged}: its data_offsets are not two positions.")
+        raise _malformed(path, name, "its data_offsets are not two positions")
     if not all(_plain(entry[key], _DEEPEST - 2) for key in entry.keys() - _FIELDS):
-        raise TpecError(f"{damaged}: it holds something that no reader takes.")
+        raise _malformed(path, name, "it holds something that no reader takes")
     _check_size(path, name, dtype, shape, offsets)
     return TensorInfo(name, dtype, tuple(shape), data_start + offsets[0], offsets[1] - offsets[0], file_index)
 
 
 def _check_size(path: Path, name: str, dtype: str, shape: list[int], offsets: list[int]) -> None:
     """Raises TpecError unless the tensor's bytes are as many as its dtype and shape need."""
-    damaged = f"{path.name} has a malformed header entry for tensor '{name}'"
     try:
         expected = byte_count(dtype, shape)
     except (OverflowError, ValueError) as error:
-        raise TpecError(f"{damaged}: {dtype} {_shown(shape)} is not possible ({error}).") from None
+        raise _malformed(path, name, f"{dtype} {_shown(shape)} is not possible ({error})") from None
     if expected is None:
         raise TpecError(f"Tensor '{name}' of {path.name} has dtype {dtype}, which is not known here: "
                         "update this program, or use a bf16 or fp16 file.")
     start, end = offsets
     if end - start != expected:
-        raise TpecError(f"{damaged}: {end - start} bytes are given where {dtype} {_shown(shape)} needs {expected}.")
+        raise _malformed(path, name, f"{end - start} bytes are given where {dtype} {_shown(shape)} needs {expected}")
+
+
+def _malformed(path: Path, name: str, why: str) -> TpecError:
+    return TpecError(f"{path.name} has a malformed header entry for tensor '{name}': {why}; the file is damaged, "
+                     "download it again.")
 
 
 def _shown(shape: list[int]) -> str:
@@ -249,10 +253,11 @@ def _check_layout(path: Path, infos: list[TensorInfo], data_start: int, file_siz
     for info in infos:
         if info.start != at:
             kind = "overlaps its neighbour" if info.start < at else "leaves a hole before it"
-            raise TpecError(f"{path.name} is damaged: tensor '{info.name}' {kind}.")
+            raise TpecError(f"{path.name} is damaged (tensor '{info.name}' {kind}): download it again.")
         at += info.nbytes
     if at > file_size:
         raise TpecError(f"{path.name} is cut short: {file_size} bytes on disk, its header needs {at}; "
-                        "the download is incomplete.")
+                        "the download is incomplete, repeat it.")
     if at < file_size:
-        raise TpecError(f"{path.name} has {file_size - at} bytes after its last tensor: the file is damaged.")
+        raise TpecError(f"{path.name} has {file_size - at} bytes after its last tensor: the file is damaged, download "
+                        "it again.")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import TpecError
+from ..errors import TpecError, system_fault
 
 #: Errors that say that nothing has the name; EINVAL is Windows' for one that cannot be, such as a pattern.
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR} | ({errno.EINVAL} if os.name == "nt" else set())
@@ -206,11 +206,11 @@ def disk_errors(path: Path, done: str = "written") -> Iterator[None]:
 def disk_fault(error: OSError, path: Path, done: str = "written") -> str:
     """The sentence for what kept `path` from being written, or `done` whatever else."""
     if done != "written":
-        return f"{path} cannot be {done}: {error.strerror or error}."
+        return f"{path} cannot be {done}: {system_fault(error)}."
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return (f"The disk of {path.parent} is full: make room or choose another folder; nothing was written as "
                 f"{path.name}.")
     if error.errno == errno.EFBIG:
         return (f"The disk of {path.parent} takes no file of the size of {path.name} (FAT32 ends at 4 GB): "
                 "choose a folder on another disk.")
-    return f"{path} cannot be written: {error.strerror or error}."
+    return f"{path} cannot be written: {system_fault(error)}."

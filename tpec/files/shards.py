@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import TpecError
+from ..errors import TpecError, system_fault
 from .header import MAX_HEADER_BYTES, DoubledKey, strict_json
 from .naming import DIFFUSION_FOLDERS, ShardName, is_bare_name, is_default_output, is_model_name, shard_name
 from .replace import is_file, is_folder, mode_of
@@ -40,17 +40,19 @@ def shard_map(path: Path) -> dict[str, str]:
     try:
         weight_map = strict_json(_text(path))["weight_map"]
     except OSError as error:
-        raise TpecError(f"{path} cannot be read: {error.strerror}.") from None
+        raise TpecError(f"{path} cannot be read: {system_fault(error)}.") from None
     except DoubledKey as error:
         raise TpecError(f"{path.name} names {error}: the file is damaged, download it again.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         kind = "neither a safetensors file nor" if is_model_name(path.name) else "not"
-        raise TpecError(f"{path.name} is {kind} an index of shards (no 'weight_map').") from None
+        raise TpecError(f"{path.name} is {kind} an index of shards (no 'weight_map'): choose the model's "
+                        "own file or index.") from None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise TpecError(f"{path.name} lists no tensors.")
+        raise TpecError(f"{path.name} lists no tensors: download it again.")
     for tensor, name in weight_map.items():
         if not _is_plain(name):
-            raise TpecError(f"{path.name} names a shard that is not a plain .safetensors file name, for '{tensor}'.")
+            raise TpecError(f"{path.name} names a shard that is not a plain .safetensors file name, for '{tensor}': "
+                            "use an index that names files of its own folder.")
     return weight_map
 
 
@@ -58,11 +60,12 @@ def _text(path: Path) -> bytes:
     """An index's bytes without the mark that Windows' editors put before them. Raises OSError, or TpecError."""
     mode = mode_of(path)
     if mode and not stat.S_ISREG(mode):
-        raise TpecError(f"{path} is no file on a disk.")
+        raise TpecError(f"{path} is no file on a disk: name the index itself.")
     with open(path, "rb") as file:
         text = file.read(_MAX_INDEX_BYTES + 1)
     if len(text) > _MAX_INDEX_BYTES:
-        raise TpecError(f"{path.name} is too large for an index of shards ({_MAX_INDEX_BYTES >> 20} MiB at most).")
+        raise TpecError(f"{path.name} is too large for an index of shards ({_MAX_INDEX_BYTES >> 20} MiB at most): "
+                        "choose the model's own file or index.")
     return text.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -106,7 +109,7 @@ def model_in(folder: Path) -> Path:
         names = _file_names(folder)
         found = sorted({*indexes(folder), *(name for name in names if name.endswith(".safetensors.index.json"))})
     except OSError as error:
-        raise TpecError(f"The folder {folder} cannot be read: {error.strerror}.") from None
+        raise TpecError(f"The folder {folder} cannot be read: {system_fault(error)}.") from None
     if not found:
         found = _models(name for name in names if is_model_name(name))
     if PIPELINE in names and all(map(is_default_output, found)):
@@ -115,7 +118,7 @@ def model_in(folder: Path) -> Path:
             return model_in(parts[0])
     if not found:
         raise TpecError(f"The folder {folder} holds neither an index of shards (such as model.safetensors.index.json) "
-                        "nor a .safetensors or .sft file.")
+                        "nor a .safetensors or .sft file: choose the model's own.")
     if len(found) > 1:
         raise TpecError(f"The folder {folder} holds several models ({', '.join(found[:4])}): name one of them.")
     return folder / found[0]

@@ -148,7 +148,7 @@ def make_plan(checkpoint: Source, settings: Settings, structure: Structure | Non
     found = _detect(checkpoint, settings, structure)
     if settings.only_part and found.prefix and found.family.kind == "text_encoders":
         raise TpecError(f"The {found.family.title} of {checkpoint.name} cannot be written alone: ComfyUI would not "
-                        f"find it under '{found.prefix}'. only_part is for the diffusion model.")
+                        f"find it under '{found.prefix}'. only_part is for the diffusion model, leave it off.")
     more, notes = choose_parts(checkpoint.name, checkpoint.tensors, found, settings.part)
     parts = (found, *more)
     for part in parts:

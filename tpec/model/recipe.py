@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import TpecError
-from ..files.replace import write_text
+from ..files.replace import disk_fault, write_text
 from ..patterns import matches
 from ..settings import LAYER_MATMULS, Settings
 from .families import KEEP, PREFIXES, QUANTIZE
@@ -68,7 +68,8 @@ def follow(plan: Plan, recipe: Recipe, structure: Structure | None = None) -> Pl
     known = {bare(layer, plan): layer for layer in plan.tensors if layer.name.endswith(".weight")}
     lost = [name for name in recipe.layers if name not in known]
     if lost and (not recipe.lenient or len(lost) == len(recipe.layers)):
-        raise TpecError(f"{recipe.source} is for another model: {plan.checkpoint.name} has no layer '{lost[0]}'.")
+        raise TpecError(f"{recipe.source} is for another model: {plan.checkpoint.name} has no layer '{lost[0]}'; "
+                        "take one of this model.")
     possible = _possible(plan, structure)
     wanted = {known[name].name: choice for name, choice in recipe.layers.items() if name in known}
     refused = [name for name, choice in wanted.items() if choice.format == FP8 and name not in possible]
@@ -79,7 +80,8 @@ def follow(plan: Plan, recipe: Recipe, structure: Structure | None = None) -> Pl
     layers = tuple(_followed(layer, wanted.get(layer.name), layer.name in possible, plan.settings)
                    for layer in plan.tensors)
     if not any(layer.action == QUANTIZE for layer in layers):
-        raise TpecError(f"{recipe.source} leaves no layer of {plan.checkpoint.name} to quantize.")
+        raise TpecError(f"{recipe.source} leaves no layer of {plan.checkpoint.name} to quantize: take one that has "
+                        "layers in FP8.")
     count = sum(one.action != other.action for one, other in zip(plan.tensors, layers, strict=True))
     notes = [f"layers as {recipe.source} has them ({count} differ from the defaults)"]
     if refused:
@@ -132,12 +134,13 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe from wherever it comes. Raises TpecError, by the place, for anything that is not one."""
     try:
         if os.path.getsize(path) > _MOST_BYTES:
-            raise TpecError(f"{path.name} is too large for a recipe.")
+            raise TpecError(f"{path.name} is too large for a recipe: choose one written by --write-recipe.")
         data = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise TpecError(f"The recipe {path} cannot be read: {error.strerror}.") from None
+        raise TpecError(f"The recipe {disk_fault(error, path, 'read')}") from None
     except (ValueError, RecursionError) as error:
-        raise TpecError(f"{path.name} is not a recipe: it is no JSON ({_where(error)}).") from None
+        raise TpecError(f"{path.name} is not a recipe: it is no JSON ({_where(error)}); correct it, or write a new "
+                        "one with --write-recipe.") from None
     if not isinstance(data, dict) or "tpec_recipe" not in data:
         raise TpecError(f"{path.name} is not a recipe: write one with --write-recipe and edit that.")
     if data["tpec_recipe"] != VERSION:
@@ -145,7 +148,7 @@ def read_recipe(path: Path) -> Recipe:
                         f"version {VERSION}: update it.")
     layers = data.get("layers")
     if not isinstance(layers, dict) or not layers:
-        raise TpecError(f"The recipe {path.name} names no layers.")
+        raise TpecError(f"The recipe {path.name} names no layers: write one with --write-recipe and edit that.")
     family = data.get("family", "")
     choices = {name: _choice(path.name, name, fields) for name, fields in layers.items()}
     return Recipe(choices, f"The recipe {path.name}", family if isinstance(family, str) else "")
@@ -154,12 +157,13 @@ def read_recipe(path: Path) -> Recipe:
 def _choice(file: str, name: str, fields: object) -> Choice:
     """One layer's line, checked."""
     if not isinstance(fields, dict) or "format" not in fields:
-        raise TpecError(f"The recipe {file} says nothing useful of '{name}': it wants "
+        raise TpecError(f"The recipe {file} says nothing useful of '{name}': write "
                         f'{{"format": "{FP8}"}} or {{"format": "{HIGH}"}} there.')
     for key, value in fields.items():
         allowed = _FIELDS.get(key)
         if allowed is None and key != "why":
-            raise TpecError(f"The recipe {file} has '{key}' at '{name}': it may say format, matmul and why.")
+            raise TpecError(f"The recipe {file} has '{key}' at '{name}': leave it out, it may say format, matmul and "
+                            "why.")
         if not isinstance(value, str) or allowed and value not in allowed:
             raise TpecError(f"The recipe {file} has {json.dumps(value)[:40]} as {key} of '{name}': it must be "
                             f"{' or '.join(allowed) if allowed else 'text'}.")

@@ -26,7 +26,8 @@ def recipe_like(template: Checkpoint) -> Recipe:
                if name.endswith(".weight") and len(info.shape) == 2}
     low = {layer: info for layer, info in weights.items() if info.dtype.startswith(_LOW_BITS)}
     if not low:
-        raise TpecError(f"{template.name} holds no quantized layer: `like` wants a quantized file of the same model.")
+        raise TpecError(f"{template.name} holds no quantized layer: choose a quantized file of the same model for "
+                        "`like`.")
     matmuls = _matmuls(template, low)
     choices = {}
     for layer in weights:

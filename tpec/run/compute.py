@@ -143,9 +143,10 @@ def _refuse_what_cannot_be_held(layer: str, numbers: torch.Tensor, error: float,
     """Raises TpecError if the layer's numbers or corrected bias are not finite, or if its relative `error` is more than
     a verified file may have.
     """
-    if not bool(numbers.isfinite().all()):
-        raise TpecError(f"Quantizing '{layer}' gave values that are not finite: the layer's weights are out of range.")
     keep = f"keep the layer as it is (--exclude '^{re.escape(layer)}\\.')"
+    if not bool(numbers.isfinite().all()):
+        raise TpecError(f"Quantizing '{layer}' gave values that are not finite, as its weights are out of range: "
+                        f"{keep}.")
     if error > WORST_ERROR:
         raise TpecError(f"Layer '{layer}' cannot be held in FP8: its weights would be off by {error:.3f}, and "
                         f"{WORST_ERROR} is the most a model can live with; {keep}.")

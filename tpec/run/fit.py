@@ -32,20 +32,23 @@ def check_calibration(plan: Plan, calibration: Calibration) -> tuple[str, ...]:
             continue
         covered.append(layer)
         if stats.width != layer.shape[1]:
-            raise TpecError(f"The calibration is of another model: its '{layer.linear_in_model}' reads {stats.width} "
-                            f"values, that of {plan.checkpoint.name} {layer.shape[1]}.")
+            raise _other_model(f"its '{layer.linear_in_model}' reads {stats.width} values, that of "
+                               f"{plan.checkpoint.name} {layer.shape[1]}")
         outputs = calibration.outputs.get(layer.linear_in_model)
         if outputs is not None and outputs.rows != layer.shape[0]:
-            raise TpecError(f"The calibration is of another model: its '{layer.linear_in_model}' has {outputs.rows} "
-                            f"outputs, that of {plan.checkpoint.name} {layer.shape[0]}.")
+            raise _other_model(f"its '{layer.linear_in_model}' has {outputs.rows} outputs, that of "
+                               f"{plan.checkpoint.name} {layer.shape[0]}")
     foreign = [name for name in calibration.layers if f"{plan.prefix}{name}.weight" not in plan.checkpoint.tensors]
     if covered and foreign:
-        raise TpecError(f"The calibration is of another model: {plan.checkpoint.name} has no layer '{foreign[0]}'.")
+        raise _other_model(f"{plan.checkpoint.name} has no layer '{foreign[0]}'")
     if not covered:
-        raise TpecError(f"The calibration is of another model: it knows none of the {len(layers)} layers of "
-                        f"{plan.checkpoint.name}.")
+        raise _other_model(f"it knows none of the {len(layers)} layers of {plan.checkpoint.name}")
     _check_shapes(plan, calibration.shapes)
     return tuple(layer.linear for layer in covered)
+
+
+def _other_model(why: str) -> TpecError:
+    return TpecError(f"The calibration is of another model: {why}; use one of this model, or none.")
 
 
 def _own_layers(plan: Plan) -> tuple[TensorPlan, ...]:
@@ -63,12 +66,10 @@ def _check_shapes(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for layer in _own_layers(plan) if shapes else ():
         shape = shapes.get(layer.linear_in_model)
         if shape is None and not (include and matches(include, layer.name)):
-            raise TpecError(f"The calibration is of another model: that one had no layer '{layer.linear_in_model}', "
-                            f"{plan.checkpoint.name} has.")
+            raise _other_model(f"that one had no layer '{layer.linear_in_model}', {plan.checkpoint.name} has")
         if shape is not None and shape != layer.shape:
-            raise TpecError(f"The calibration is of another model: its '{layer.linear_in_model}' is "
-                            f"{' x '.join(map(str, shape))}, that of {plan.checkpoint.name} "
-                            f"{' x '.join(map(str, layer.shape))}.")
+            raise _other_model(f"its '{layer.linear_in_model}' is {' x '.join(map(str, shape))}, that of "
+                               f"{plan.checkpoint.name} {' x '.join(map(str, layer.shape))}")
 
 
 def relative_notes(plan: Plan, calibration: Calibration | None) -> list[str]:

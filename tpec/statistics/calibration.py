@@ -40,7 +40,8 @@ class Calibration:
     def __post_init__(self) -> None:
         unknown = set(self.layers.values()) - self.groups.keys()
         if unknown:
-            raise TpecError(f"The calibration names a group '{min(unknown)}' that it does not hold: it is damaged.")
+            raise TpecError(f"The calibration names a group '{min(unknown)}' that it does not hold: it is damaged, "
+                            "collect it anew.")
 
     def stats(self, layer: str) -> InputStats | None:
         group = self.layers.get(layer)
@@ -65,7 +66,8 @@ class Calibration:
     def refuse_other_model(self, layers_hash: str) -> None:
         """Raises TpecError when a calibration of a model with such layers cannot be added to this one."""
         if self.layers_hash != layers_hash:
-            raise TpecError("The two calibrations are of different models (their layers differ): they cannot be added.")
+            raise TpecError("The two calibrations are of different models (their layers differ) and cannot be added: "
+                            "use those of one model.")
 
     def digest(self) -> str:
         """A hash of the content, or of the file's header, size and time, for resuming."""

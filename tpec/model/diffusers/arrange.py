@@ -63,7 +63,7 @@ def _rows(model: str, target: str, pieces: list[_Piece]) -> Iterator[Rows]:
         if place.swapped:
             if info.shape[0] % 2:
                 raise TpecError(f"In {model} '{info.name}' has {info.shape[0]} rows, which is no scale and shift: the "
-                                "file is damaged.")
+                                "file is damaged, download it again.")
             half = info.nbytes // 2
             yield Rows(info, half, half)
             yield Rows(info, 0, half)

@@ -171,7 +171,7 @@ def _generic(name: str, tensors: Tensors, structure: Structure) -> Detection:
     """A model that only ComfyUI knows, under the prefix where most of its Linears are."""
     if not structure.linears:
         raise TpecError(f"{name} cannot be quantized: ComfyUI knows it ({structure.name}) but ignores FP8 scales "
-                        "there.")
+                        "there; use it as it is.")
     counts = {prefix: sum(f"{prefix}{module}.weight" in tensors for module in structure.linears) for prefix in PREFIXES}
     family = replace(GENERIC, title=structure.name)
     return Detection(family, max(counts, key=lambda prefix: counts[prefix]),

@@ -16,6 +16,8 @@ from samples import REPOSITORY, environment
 ENGINE = sorted((REPOSITORY / "tpec").rglob("*.py"))
 SOURCES = [*PACK, REPOSITORY / "__init__.py", *sorted((REPOSITORY / "tests").rglob("*.py")),
            *sorted((REPOSITORY / "benchmarks").rglob("*.py"))]
+PAGES = [*sorted(REPOSITORY.glob("*.md")), *(path for folder in ("docs", "web", "benchmarks")
+                                             for path in sorted((REPOSITORY / folder).rglob("*.md")))]
 COMFY = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "execution", "server"}
 
 #: What each package of the engine may import beside itself; the order is that of docs/architecture.md.
@@ -169,6 +171,14 @@ def test_a_failing_disk_is_not_taken_for_no(path: Path) -> None:
 def test_no_path_of_anyones_machine(path: Path) -> None:
     text = path.read_text()
     assert not [word for word in ("/root/", "/home/", "/work/", "C:\\\\") if word in text]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=ids)
+def test_every_table_has_its_head(path: Path) -> None:
+    """Without one, after an empty line too, its rows are shown as text."""
+    lines = path.read_text("utf-8").splitlines()
+    starts = [at for at, line in enumerate(lines) if line.startswith("|") and (not at or lines[at - 1][:1] != "|")]
+    assert not [lines[at] for at in starts if not re.fullmatch(r"[|:\- ]+", "".join(lines[at + 1:at + 2]))]
 
 
 def project_file() -> dict:

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from imports import PACK
+from samples import REPOSITORY
 
 from tpec.errors import sentence, system_fault
 from tpec.model.families.refusals import REFUSALS, adapters, controlnet
 
-ROOT = Path(__file__).parents[1]
-_SOURCES = sorted(path for folder in ("tpec", "nodes") for path in (ROOT / folder).rglob("*.py"))
 _ADVICE = re.compile(
     r"\b(add|allow|calibrate|check|choose|close|collect|connect|convert|correct|create|delete|download|enter|free|get|"
     r"give|keep|leave|load|make|merge|must be|name|quantize|refresh|remove|rename|repeat|report|run|save|set|shorten|"
@@ -42,13 +42,13 @@ def _without_advice(source: str) -> list[tuple[int, str]]:
             if not _ADVICE.search(text) and not _HANDED_ON.search(text)]
 
 
-@pytest.mark.parametrize("path", _SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", PACK, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_every_refusal_says_what_to_do(path: Path) -> None:
     assert _without_advice(path.read_text("utf-8")) == []
 
 
 def test_one_without_is_found() -> None:
-    assert len([text for path in _SOURCES for _, text in _refusals(path.read_text("utf-8"))]) > 150
+    assert len([text for path in PACK for _, text in _refusals(path.read_text("utf-8"))]) > 150
     assert _without_advice('raise TpecError(f"{name} is damaged.")') == [(1, "{} is damaged.")]
     assert _without_advice('raise TpecError(f"{name} is damaged: download it again.")') == []
 

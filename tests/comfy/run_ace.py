@@ -12,7 +12,7 @@ from pathlib import Path
 
 import run_encoders as encoders
 import torch
-from meaning import dequantized, relative
+from meaning import copy_weights, dequantized, relative
 from safetensors.torch import save_file
 from tiny_encoders import TINY_ENCODERS
 
@@ -27,6 +27,7 @@ SMALL, LANGUAGE = TINY["qwen3-0.6b"], TINY["qwen3-2b"]
 def read_by(first: Path, second: Path) -> dict[str, torch.Tensor]:
     sizes = {"_model_config": dict(SMALL.sizes), "dtype": torch.float32}
     clip = comfy.sd.load_clip([str(first), str(second)], clip_type=comfy.sd.CLIPType.ACE, model_options=sizes)
+    copy_weights(clip.cond_stage_model)
     small, language = clip.cond_stage_model.qwen3_06b, clip.cond_stage_model.qwen3_2b
     hidden = torch.randn(1, 1, 2048, generator=torch.Generator().manual_seed(5))
     return {"small": small.encode_token_weights(encoders.Words([encoders.TEXT]))[0],

@@ -19,7 +19,7 @@ ARGUMENTS = start()
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
 from encoder_facts import BY_NAME, caught, file_name, parts  # noqa: E402
-from meaning import Tensors, dequantized, relative  # noqa: E402
+from meaning import Tensors, copy_weights, dequantized, relative  # noqa: E402
 from meta_models import Noting, fake, tensors_of  # noqa: E402
 from pack_names import Settings, make_plan, open_checkpoint, quantize, structure_of  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
@@ -78,7 +78,9 @@ def weights(tiny: TinyEncoder) -> Tensors:
 
 def loaded(path: Path, tiny: TinyEncoder) -> comfy.sd.CLIP:
     kind = comfy.sd.CLIPType[BY_NAME[tiny.name].clip_type]
-    return comfy.sd.load_clip([str(path)], clip_type=kind, model_options=options(tiny))
+    clip = comfy.sd.load_clip([str(path)], clip_type=kind, model_options=options(tiny))
+    copy_weights(clip.cond_stage_model)
+    return clip
 
 
 def read_by(clip: comfy.sd.CLIP) -> dict[str, torch.Tensor]:

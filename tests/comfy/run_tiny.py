@@ -20,7 +20,7 @@ import comfy.sample  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import torch  # noqa: E402
-from meaning import Tensors, dequantized, relative  # noqa: E402
+from meaning import Tensors, copy_weights, dequantized, relative  # noqa: E402
 from meta_models import fake  # noqa: E402
 from pack_names import Settings, make_plan, open_checkpoint, quantize, structure_of  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -53,6 +53,7 @@ def predicted(path: Path, tiny: Tiny) -> torch.Tensor:
         model = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
     else:
         model = comfy.sd.load_diffusion_model(str(path))
+    copy_weights(model.model.diffusion_model)
     out: list[torch.Tensor] = []
 
     def note(_: torch.nn.Module, __: object, given: object) -> None:

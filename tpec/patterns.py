@@ -221,7 +221,7 @@ def _parsed(pattern: str) -> _Node:
 def check_pattern(what: str, pattern: str) -> None:
     """Raises TpecError unless `pattern` is a regular expression that `matches` knows; `what` names it."""
     if len(pattern) > LONGEST_PATTERN:
-        raise TpecError(f"The {what} pattern has {len(pattern)} characters: shorten it to {LONGEST_PATTERN}.")
+        raise TpecError(f"The {what} pattern has {len(pattern)} characters: shorten it to {LONGEST_PATTERN} at most.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

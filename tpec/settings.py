@@ -55,8 +55,8 @@ class Settings:
         if not 0 <= self.keep_quality <= 90:
             raise TpecError(f"keep_quality is {self.keep_quality:g}: it must be a percentage from 0 to 90.")
         if self.embeddings and self.format != "comfy_quant":
-            raise TpecError(f"Embeddings in FP8 need the format comfy_quant, not {self.format}, with which versions of "
-                            "ComfyUI that read the older form do not apply their scale: choose comfy_quant, or leave "
+            raise TpecError(f"Embeddings in FP8 need the format comfy_quant, not {self.format}: versions of ComfyUI "
+                            "that read the older form do not apply their scale; choose comfy_quant, or leave "
                             "embeddings as they are.")
         from .patterns import check_pattern  # not needed for the defaults, which ComfyUI's start asks for
 

@@ -25,8 +25,8 @@ def dequantized(path: Path) -> Tensors:
 def copy_weights(model: torch.nn.Module) -> None:
     """Put the weights that are used as their file has them where PyTorch puts new ones.
 
-    Within a file they begin anywhere, and for those a processor may add in another order. A model of random weights
-    makes up to a fifth of that, where FP8 weights, unpacked into new memory, are added in the usual one.
+    Within a file they begin anywhere, and some processors add such numbers in another order than those that FP8
+    weights are unpacked to. Dozens of layers of random weights make a large difference of it.
     """
     for weight in model.parameters():
         if type(weight.data) is torch.Tensor:

@@ -15,7 +15,7 @@ from ..errors import TpecError
 from .dtypes import TORCH_DTYPES
 from .header import TensorInfo, read_header, size_and_time
 from .naming import shard_name
-from .replace import disk_errors, disk_fault, is_file, is_folder
+from .replace import disk_errors, is_file, is_folder
 from .shards import index_beside, is_index, model_in, shard_map, siblings
 
 
@@ -212,14 +212,10 @@ class Reader:
 
 
 def _state(path: Path) -> os.stat_result:
-    try:
+    with disk_errors(path, "read any more"):
         return os.stat(path)
-    except OSError as error:
-        raise TpecError(disk_fault(error, path, "read any more")) from None
 
 
 def _opened(path: Path) -> FileIO:
-    try:
+    with disk_errors(path, "read any more"):
         return open(path, "rb", buffering=0)
-    except OSError as error:
-        raise TpecError(disk_fault(error, path, "read any more")) from None

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import TpecError, system_fault
+from ..errors import TpecError
 from .dtypes import LARGEST, byte_count
+from .replace import disk_fault
 
 #: The limit of the reference implementation.
 MAX_HEADER_BYTES = 100_000_000
@@ -135,7 +136,7 @@ def _raw_header(path: Path) -> tuple[bytes, int, tuple[int, int]]:
     except FileNotFoundError:
         raise TpecError(f"There is no file {path}: check its name.") from None
     except OSError as error:
-        raise TpecError(f"{path} cannot be read: {system_fault(error)}.") from None
+        raise TpecError(disk_fault(error, path, "read")) from None
 
 
 def _refuse_other_formats(path: Path, head: bytes, size: int) -> None:

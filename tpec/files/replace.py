@@ -205,12 +205,10 @@ def disk_errors(path: Path, done: str = "written") -> Iterator[None]:
 
 def disk_fault(error: OSError, path: Path, done: str = "written") -> str:
     """The sentence for what kept `path` from being written, or `done` whatever else."""
-    if done != "written":
-        return f"{path} cannot be {done}: {system_fault(error)}."
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+    if done == "written" and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return (f"The disk of {path.parent} is full: make room or choose another folder; nothing was written as "
                 f"{path.name}.")
-    if error.errno == errno.EFBIG:
+    if done == "written" and error.errno == errno.EFBIG:
         return (f"The disk of {path.parent} takes no file of the size of {path.name} (FAT32 ends at 4 GB): "
                 "choose a folder on another disk.")
-    return f"{path} cannot be written: {system_fault(error)}."
+    return f"{path} cannot be {done}: {system_fault(error)}."

@@ -6,10 +6,10 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import TpecError, system_fault
+from ..errors import TpecError
 from .header import MAX_HEADER_BYTES, DoubledKey, strict_json
 from .naming import DIFFUSION_FOLDERS, ShardName, is_bare_name, is_default_output, is_model_name, shard_name
-from .replace import is_file, is_folder, mode_of
+from .replace import disk_fault, is_file, is_folder, mode_of
 
 #: What makes a folder that of a diffusers pipeline.
 PIPELINE = "model_index.json"
@@ -40,7 +40,7 @@ def shard_map(path: Path) -> dict[str, str]:
     try:
         weight_map = strict_json(_text(path))["weight_map"]
     except OSError as error:
-        raise TpecError(f"{path} cannot be read: {system_fault(error)}.") from None
+        raise TpecError(disk_fault(error, path, "read")) from None
     except DoubledKey as error:
         raise TpecError(f"{path.name} names {error}: the file is damaged, download it again.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -109,7 +109,7 @@ def model_in(folder: Path) -> Path:
         names = _file_names(folder)
         found = sorted({*indexes(folder), *(name for name in names if name.endswith(".safetensors.index.json"))})
     except OSError as error:
-        raise TpecError(f"The folder {folder} cannot be read: {system_fault(error)}.") from None
+        raise TpecError(f"The folder {disk_fault(error, folder, 'read')}") from None
     if not found:
         found = _models(name for name in names if is_model_name(name))
     if PIPELINE in names and all(map(is_default_output, found)):

@@ -90,8 +90,8 @@ def settle(plan: Plan, calibration: Calibration | None, device: torch.device, pr
         if calibration is not None:
             check_calibration(plan, calibration)
         elif auto:
-            raise TpecError("matmul auto needs a calibration: what rounding the inputs costs depends on them. Give "
-                            "one, or use full_precision.")
+            raise TpecError("matmul auto needs a calibration, as what rounding the inputs costs depends on them: "
+                            "give one, or use full_precision.")
         return [measure(plan, calibration, device, progress)]
 
     found = world.share(world.agree(measured))[0]

@@ -199,8 +199,8 @@ class Collector:
         Raises TpecError when nothing was seen, or values that are not finite.
         """
         if not self._sums:
-            raise TpecError("No layer was run while calibrating: the model's layers do not match the checkpoint's. "
-                            "Use a model as ComfyUI's own loaders give it.")
+            raise TpecError("No layer was run while calibrating: the model's layers do not match the checkpoint's; "
+                            "use a model as ComfyUI's own loaders give it.")
         sums, self._sums = self._sums, {}
         groups = {name: total.finish() for name, total in sums.items()}
         _refuse_infinite(groups)
